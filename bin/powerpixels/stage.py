@@ -1,0 +1,72 @@
+"""What every executable of the pipeline shares: its log, its exit codes, its version record.
+
+Exit codes (read by ``conf/base.config``):
+
+* 0   done
+* 65  the input data are at fault (``DataError``): never retried, the message names the file
+* 75  the machine is at fault for now (``TemporaryError``): retried
+* 1   anything else: a defect of ours
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from importlib import metadata
+from pathlib import Path
+from typing import Callable, Sequence
+
+EXIT_DATA_ERROR = 65
+EXIT_TEMPORARY = 75
+
+log = logging.getLogger("powerpixels")
+
+
+class DataError(Exception):
+    """The input is broken. The message says which file, what was expected, what was found, what to do."""
+
+
+class TemporaryError(Exception):
+    """The machine could not do it now (no GPU, a stale file handle); another attempt may succeed."""
+
+
+def run_stage(main: Callable[[Sequence[str]], None]) -> None:
+    """Run ``main(argv)`` as a process of the pipeline and exit with the code that fits its outcome.
+
+    Every failure ends with one line on stderr that starts with ``ERROR:``; the pipeline's
+    summary quotes that line.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        main(sys.argv[1:])
+    except DataError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        sys.exit(EXIT_DATA_ERROR)
+    except TemporaryError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        sys.exit(EXIT_TEMPORARY)
+    except Exception as error:
+        traceback.print_exc()
+        summary = " ".join(str(error).split())
+        print(f"ERROR: {type(error).__name__}: {summary}", file=sys.stderr)
+        sys.exit(1)
+
+
+def write_versions(path: Path, *packages: str) -> None:
+    """Write ``{"python": …, "powerpixels": …, package: version, …}`` as JSON to ``path``.
+
+    Only packages that the stage really uses are named; the run's software versions are their union.
+    """
+    from powerpixels import __version__
+
+    versions = {
+        "powerpixels": __version__,
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+    }
+    for package in packages:
+        versions[package] = metadata.version(package)
+    Path(path).write_text(json.dumps(dict(sorted(versions.items())), indent=1) + "\n")
