@@ -1,0 +1,92 @@
+"""Writes a probe as ALF, the file format of the International Brain Laboratory's tools.
+
+Names and units follow https://docs.internationalbrainlab.org; every name satisfies `one.alf.spec`
+and the folder loads with `one.alf.io.load_object`. Amplitudes and waveforms are in volts, positions
+in µm, peak-to-trough in ms, times in seconds on the reference clock.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from powerpixels.export import ProbeExport
+
+KILOSORT_CODES = {"mua": 0, "good": 1, "unjudged": -1}
+BOMBCELL_CODES = {"noise": 0, "good": 1, "mua": 2, "non_soma": 3, "unjudged": -1}
+# The codes of ibllib's bad-channel detection; dead and outside channels are not among the kept.
+CHANNEL_CODES = {"good": 0, "dead": 1, "noise": 2, "out": 3}
+
+
+def write_alf(export: ProbeExport, folder: Path) -> None:
+    """Write `export` to `folder`, which is made; n clusters, s spikes, c kept channels.
+
+    spikes.times (s,) float64 s, reference clock; spikes.samples (s,) int64, the probe's AP stream;
+    spikes.clusters (s,) int32; spikes.amps (s,) float32 V; spikes.depths (s,) float32 µm.
+
+    clusters.channels (n,) int32, row of channels.*; clusters.depths float32 µm; clusters.amps
+    float32 V; clusters.peakToTrough float64 ms; clusters.waveforms (n, samples, w) float32 V, main
+    channel first; clusters.waveformsChannels (n, w) int32; clusters.kilosortLabels and
+    clusters.bombcellLabels (n,) int64 (KILOSORT_CODES, BOMBCELL_CODES); clusters.uuids.csv;
+    clusters.metrics.csv: identity, labels as text, metrics (ks2_label is the name that the IBL
+    tools look for).
+
+    channels.localCoordinates (c, 2) float64 µm; channels.rawInd (c,) int32, column of the raw
+    file; channels.shanks (c,) int32; channels.contactIds (c,) text; channels.labels (c,) int64
+    (CHANNEL_CODES).
+
+    _powerpixels_clock.fit.json: the clock that the times are on. Raises ValueError for an unknown label.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    clusters = export.clusters
+    arrays = {
+        "spikes.times": export.spike_times,
+        "spikes.samples": export.spike_samples,
+        "spikes.clusters": export.spike_clusters,
+        "spikes.amps": export.spike_amps,
+        "spikes.depths": export.spike_depths,
+        "clusters.channels": export.cluster_channels,
+        "clusters.depths": export.cluster_depths,
+        "clusters.amps": export.cluster_amps,
+        "clusters.peakToTrough": export.cluster_peak_to_trough,
+        "clusters.waveforms": export.waveforms,
+        "clusters.waveformsChannels": export.waveform_channels,
+        "clusters.kilosortLabels": _coded(clusters["kilosort_label"], KILOSORT_CODES),
+        "clusters.bombcellLabels": _coded(clusters["bombcell_label"], BOMBCELL_CODES),
+        "channels.localCoordinates": np.array(
+            [[c.x_um, c.y_um] for c in export.channels], dtype=np.float64
+        ).reshape(-1, 2),
+        "channels.rawInd": np.array([c.raw_column for c in export.channels], dtype=np.int32),
+        "channels.shanks": np.array([c.shank for c in export.channels], dtype=np.int32),
+        "channels.contactIds": np.array([c.contact_id for c in export.channels], dtype=np.str_),
+        "channels.labels": _coded(
+            [export.channel_labels[c.raw_column] for c in export.channels], CHANNEL_CODES
+        ),
+    }
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+    # One file only: a second one of the same attribute (.pqt) makes `load_object` refuse the folder.
+    clusters.rename(columns={"kilosort_label": "ks2_label"}).to_csv(
+        folder / "clusters.metrics.csv", index=False, lineterminator="\n"
+    )
+    (folder / "clusters.uuids.csv").write_text("\n".join(["uuids", *export.cluster_uuids]) + "\n")
+    clock = {
+        "description": (
+            f"spikes.times are seconds on the clock of stream {export.clock.reference!r}, zero at that "
+            "stream's first sample: t = offset_s + slope * spikes.samples / sampling_rate_hz"
+        ),
+        **export.clock.model_dump(),
+    }
+    # An object of its own: as an attribute of spikes it would break code that indexes all of them.
+    (folder / "_powerpixels_clock.fit.json").write_text(json.dumps(clock, indent=1) + "\n")
+
+
+def _coded(labels, codes: dict[str, int]) -> np.ndarray:
+    unknown = sorted({str(label) for label in labels} - codes.keys())
+    if unknown:
+        raise ValueError(f"labels {unknown} have no code; known are {sorted(codes)}")
+    return np.array([codes[label] for label in labels], dtype=np.int64)

@@ -1,0 +1,522 @@
+"""Gathers a probe's sorting units, labels, metrics and clock into one table of units and spikes.
+
+Everything is joined by identity: channels by raw file column and contact id, units by (sorting
+unit, the sorter's own unit id), spikes by (sample, unit id). The result is what the writers of
+ALF (`powerpixels.alf`) and NWB (`powerpixels.nwb`) put on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from powerpixels.clock import to_reference_seconds
+from powerpixels.documents import (
+    Channel,
+    ClockFit,
+    Preprocess,
+    PreprocessedUnit,
+    ProbeDocument,
+    ProbeSummary,
+    SortingDocument,
+)
+
+log = logging.getLogger("powerpixels")
+
+# Waveforms are kept on this many channels around a unit's main channel, as the International
+# Brain Laboratory's files do.
+WAVEFORM_CHANNELS = 32
+
+# Root of all identifiers made here: the same input always gets the same ones.
+NAMESPACE = uuid.UUID("6f0c2a52-4c0e-5d0b-9a53-0c6f2f3d7d11")
+
+# Columns of the cluster table that are ours, and their types; all others are metrics.
+IDENTITY_COLUMNS = {
+    "cluster_id": "int64",
+    "sorting_unit": "object",
+    "shank": "int64",
+    "sorter_unit_id": "int64",
+    "raw_column": "int64",
+    "contact_id": "object",
+    "kilosort_label": "object",
+    "bombcell_label": "object",
+}
+
+
+@dataclass(frozen=True)
+class UnitFolders:
+    """Where one sorting unit's results are: folders of SORT, ANALYZE and LABEL, and its recording.json."""
+
+    sorting: Path
+    analysis: Path
+    labels: Path
+    recording: Path
+
+
+@dataclass(frozen=True)
+class ProbeExport:
+    """All that is exported of a probe: n clusters, s spikes, c kept channels, w = min(32, c).
+
+    document: the probe's raw data. clock: its fit to the reference clock. channels: the kept
+    channels of all sorting units, each once, ascending in raw_column. channel_labels: what
+    bad-channel detection said of every recorded channel, by raw_column.
+
+    clusters: table of n rows, row k is cluster k, in order of (sorting unit, sorter's unit id);
+    columns IDENTITY_COLUMNS, then the metrics. cluster_channels: (n,) int32, main channel as index
+    into channels. cluster_depths: (n,) float32 µm. cluster_amps: (n,) float32 V, mean of the
+    spikes' amplitudes. cluster_peak_to_trough: (n,) float64 ms, time of the mean waveform's maximum
+    minus that of its minimum on the main channel. cluster_uuids: n texts.
+
+    waveforms, waveforms_sd: (n, samples, w) float32 V, mean and standard deviation, main channel
+    first, then by distance; NaN on channels where the analysis measured none.
+    waveform_channels: (n, w) int32, indices into channels. waveform_before_ms: time of the
+    sorter's spike sample within the waveform.
+
+    recording_interval: (2,) float64 s, start and end of the probe's recording on the reference clock.
+    spike_samples: (s,) int64, ascending, samples of the probe's AP stream. spike_times: (s,)
+    float64 s on the reference clock. spike_clusters: (s,) int32. spike_amps: (s,) float32 V,
+    positive in the direction of the unit's peak. spike_depths: (s,) float32 µm from the probe's
+    origin, up.
+
+    notes: what the user should know, one text each (a skipped shank, …).
+    """
+
+    document: ProbeDocument
+    clock: ClockFit
+    channels: list[Channel]
+    channel_labels: dict[int, str]
+    clusters: pd.DataFrame
+    cluster_channels: np.ndarray
+    cluster_depths: np.ndarray
+    cluster_amps: np.ndarray
+    cluster_peak_to_trough: np.ndarray
+    cluster_uuids: list[str]
+    waveforms: np.ndarray
+    waveforms_sd: np.ndarray
+    waveform_channels: np.ndarray
+    waveform_before_ms: float
+    recording_interval: np.ndarray
+    spike_samples: np.ndarray
+    spike_times: np.ndarray
+    spike_clusters: np.ndarray
+    spike_amps: np.ndarray
+    spike_depths: np.ndarray
+    notes: list[str]
+
+    @property
+    def identifier(self) -> str:
+        """A UUID that follows from the session, the probe and its spikes."""
+        digest = hashlib.sha256()
+        for spikes in (self.spike_samples, self.spike_clusters, self.spike_times):
+            digest.update(np.ascontiguousarray(spikes).tobytes())
+        session, probe = self.document.session, self.document.probe
+        return str(
+            uuid.uuid5(NAMESPACE, f"{session.subject}/{session.session}/{probe.name}/{digest.hexdigest()}")
+        )
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One sorting unit's results."""
+
+    sorting: SortingDocument
+    recording: PreprocessedUnit
+    channels: list[Channel]  # the columns of mean and sd; main_channels are indices into it
+    table: pd.DataFrame  # one row per sorter's unit id, ascending; labels and metrics
+    main_channels: np.ndarray  # (n,)
+    depths: np.ndarray  # (n,) µm
+    peak_to_trough: np.ndarray  # (n,) ms
+    mean: np.ndarray  # (n, samples, columns) V, NaN where not measured
+    sd: np.ndarray  # same
+    before_ms: float
+    samples: np.ndarray  # (s,) int64
+    unit_index: np.ndarray  # (s,) row of table
+    amps: np.ndarray  # (s,) V
+    spike_depths: np.ndarray  # (s,) µm
+
+
+def gather(
+    document: ProbeDocument, preprocess: Preprocess, clock: ClockFit, units: list[UnitFolders]
+) -> ProbeExport:
+    """Join everything known of a probe into one ProbeExport.
+
+    units: the probe's sorting units, in any order; each unit that PREPROCESS made must be there
+    exactly once. Raises ValueError where the parts do not belong together (another probe's or
+    another unit's folder, a spike or unit that one stage has and another has not): that is a
+    defect of the pipeline, never to be papered over.
+    """
+    probe = document.probe
+    _belongs("preprocess.json", preprocess.probe, probe.name)
+    _belongs("sync.json", clock.probe, probe.name)
+    _belongs("sync.json's stream", clock.stream, probe.ap.name)
+
+    labels = {(label.raw_column, label.contact_id): label.label for label in preprocess.labels}
+    recorded = {(channel.raw_column, channel.contact_id): channel for channel in probe.ap.channels}
+    if labels.keys() != recorded.keys():
+        raise ValueError(
+            f"preprocess.json labels other channels than probe {probe.name} recorded: "
+            f"{sorted(labels.keys() ^ recorded.keys())[:5]}"
+        )
+
+    read = sorted((_read_unit(probe.name, folders) for folders in units), key=_unit_order)
+    names = [unit.sorting.unit for unit in read]
+    if sorted(names) != sorted(preprocess.units):
+        raise ValueError(
+            f"probe {probe.name} has the sorting units {sorted(preprocess.units)}, "
+            f"but the results are of {sorted(names)}"
+        )
+
+    channels: dict[int, Channel] = {}
+    for unit in read:
+        _belongs(
+            f"recording.json of {unit.sorting.unit}: sampling rate",
+            unit.recording.sampling_rate_hz,
+            clock.sampling_rate_hz,
+        )
+        for channel in unit.recording.channels:
+            if recorded.get((channel.raw_column, channel.contact_id)) != channel:
+                raise ValueError(
+                    f"recording.json of {unit.sorting.unit} has a channel that probe {probe.name} "
+                    f"did not record so: {channel}"
+                )
+            if channel.raw_column in channels:
+                raise ValueError(f"raw column {channel.raw_column} is in two sorting units of {probe.name}")
+            channels[channel.raw_column] = channel
+    kept = [channels[column] for column in sorted(channels)]
+
+    clusters, spikes = _concatenate(read, {c.raw_column: k for k, c in enumerate(kept)}, kept)
+    notes = [_note(unit) for unit in read if not len(unit.table)]
+    log.info(
+        "%s: %d units, %d spikes on %d of %d channels",
+        probe.name,
+        len(clusters["table"]),
+        spikes["samples"].size,
+        len(kept),
+        len(recorded),
+    )
+    return ProbeExport(
+        document=document,
+        clock=clock,
+        channels=kept,
+        channel_labels={column: label for (column, _), label in labels.items()},
+        clusters=clusters["table"],
+        cluster_channels=clusters["channels"],
+        cluster_depths=clusters["depths"],
+        cluster_amps=_mean_amplitude(spikes["clusters"], spikes["amps"], len(clusters["table"])),
+        cluster_peak_to_trough=clusters["peak_to_trough"],
+        cluster_uuids=_cluster_uuids(document, clusters["table"], spikes),
+        waveforms=clusters["mean"],
+        waveforms_sd=clusters["sd"],
+        waveform_channels=clusters["waveform_channels"],
+        waveform_before_ms=clusters["before_ms"],
+        recording_interval=to_reference_seconds(clock, np.array([0, probe.ap.n_samples])),
+        spike_samples=spikes["samples"],
+        spike_times=to_reference_seconds(clock, spikes["samples"]),
+        spike_clusters=spikes["clusters"],
+        spike_amps=spikes["amps"],
+        spike_depths=spikes["depths"],
+        notes=notes,
+    )
+
+
+def summarise(export: ProbeExport) -> ProbeSummary:
+    """The probe's row of the run's summary table."""
+    session, probe = export.document.session, export.document.probe
+    labels = list(export.channel_labels.values())
+    return ProbeSummary(
+        subject=session.subject,
+        session=session.session,
+        probe=probe.name,
+        model=probe.model,
+        duration_s=probe.ap.n_samples / probe.ap.sampling_rate_hz,
+        n_shanks=len(probe.shanks),
+        n_channels=len(probe.ap.channels),
+        n_dead=labels.count("dead"),
+        n_noise=labels.count("noise"),
+        n_out=labels.count("out"),
+        n_units=len(export.clusters),
+        n_good_kilosort=int((export.clusters["kilosort_label"] == "good").sum()),
+        n_good_bombcell=int((export.clusters["bombcell_label"] == "good").sum()),
+        n_spikes=int(export.spike_samples.size),
+        reference_clock=export.clock.reference,
+        sync_rms_us=export.clock.rms_us,
+        sync_max_us=export.clock.max_us,
+        warnings=export.notes,
+    )
+
+
+def _belongs(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ValueError(f"{what}: expected {expected!r}, found {found!r}")
+
+
+def _unit_order(unit: _Unit) -> tuple[int, str]:
+    """Shanks by number ("shank2" before "shank10")."""
+    number = re.search(r"\d+$", unit.sorting.unit)
+    return (int(number.group()) if number else 0, unit.sorting.unit)
+
+
+def _note(unit: _Unit) -> str:
+    if unit.sorting.status == "skipped":
+        return f"{unit.sorting.unit}: not sorted: {unit.sorting.message}"
+    return f"{unit.sorting.unit}: {unit.sorting.sorter} found no units"
+
+
+def _read_unit(probe: str, folders: UnitFolders) -> _Unit:
+    """Read one sorting unit; all its parts must name the same probe and unit."""
+    sorting = SortingDocument.load(folders.sorting / "sorting.json")
+    recording = PreprocessedUnit.load(folders.recording)
+    who = (probe, sorting.unit)
+    _belongs("sorting.json's probe", sorting.probe, probe)
+    _belongs(f"{folders.recording.name}'s probe and unit", (recording.probe, recording.unit), who)
+    for path in (folders.analysis / "analysis.json", folders.labels / "labels.json"):
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        _belongs(f"{path.name}'s probe and unit", (stated["probe"], stated["unit"]), who)
+    if not sorting.unit_ids:
+        return _empty_unit(sorting, recording)
+
+    table = _table(sorting, folders)
+    return _analyzed(sorting, recording, table, folders)
+
+
+def _empty_unit(sorting: SortingDocument, recording: PreprocessedUnit) -> _Unit:
+    none = np.zeros(0)
+    return _Unit(
+        sorting=sorting,
+        recording=recording,
+        channels=recording.channels,
+        table=pd.DataFrame(columns=["kilosort", "bombcell"], dtype=object),
+        main_channels=none.astype(int),
+        depths=none,
+        peak_to_trough=none,
+        mean=np.zeros((0, 0, len(recording.channels))),
+        sd=np.zeros((0, 0, len(recording.channels))),
+        before_ms=0.0,
+        samples=none.astype(np.int64),
+        unit_index=none.astype(int),
+        amps=none,
+        spike_depths=none,
+    )
+
+
+def _table(sorting: SortingDocument, folders: UnitFolders) -> pd.DataFrame:
+    """Labels and metrics by the sorter's unit id, in the order of sorting.unit_ids."""
+    labels = pd.read_csv(folders.labels / "labels.csv", index_col="unit_id", dtype={"unit_id": int})
+    metrics = pd.read_csv(folders.analysis / "metrics.csv", index_col="unit_id", float_precision="round_trip")
+    for name, part in (("labels.csv", labels), ("metrics.csv", metrics)):
+        if sorted(part.index) != sorted(sorting.unit_ids):
+            differing = sorted(set(part.index) ^ set(sorting.unit_ids))
+            raise ValueError(
+                f"{name} of {sorting.unit} has {len(part)} units, sorting.json {len(sorting.unit_ids)}; "
+                f"they differ in the unit ids {differing[:10]}"
+            )
+    clash = set(metrics.columns) & {*IDENTITY_COLUMNS, "kilosort", "bombcell"}
+    if clash:
+        raise ValueError(f"metrics.csv of {sorting.unit} has columns with names of ours: {sorted(clash)}")
+    return labels[["kilosort", "bombcell"]].join(metrics).loc[sorting.unit_ids]
+
+
+def _analyzed(
+    sorting: SortingDocument, recording: PreprocessedUnit, table: pd.DataFrame, folders: UnitFolders
+) -> _Unit:
+    """Waveforms, locations and amplitudes from the unit's SortingAnalyzer, joined to its spikes."""
+    import spikeinterface as si
+
+    analyzer = si.load_sorting_analyzer(folders.analysis / "analyzer.zarr", lazy=True, read_only=True)
+    if not analyzer.return_in_uV:
+        raise ValueError(f"analyzer.zarr of {sorting.unit} is in counts; it must be in µV")
+    channels = _analyzer_channels(sorting, recording, analyzer)
+    row_of = {int(unit_id): row for row, unit_id in enumerate(analyzer.unit_ids)}
+    if row_of.keys() != set(sorting.unit_ids):
+        raise ValueError(
+            f"analyzer.zarr of {sorting.unit} has other units than sorting.json: "
+            f"{sorted(row_of.keys() ^ set(sorting.unit_ids))[:10]}"
+        )
+    rows = np.array([row_of[unit_id] for unit_id in sorting.unit_ids])
+
+    column_of = {channel_id: k for k, channel_id in enumerate(analyzer.channel_ids)}
+    main = np.array([column_of[i] for i in analyzer.get_sorting_property("main_channel_id")])[rows]
+    templates = analyzer.get_extension("templates")
+    mean = templates.get_data(operator="average")[rows] * 1e-6
+    sd = templates.get_data(operator="std")[rows] * 1e-6
+    if analyzer.is_sparse():
+        measured = analyzer.sparsity.mask[rows][:, None, :]
+        mean, sd = np.where(measured, mean, np.nan), np.where(measured, sd, np.nan)
+    on_main = mean[np.arange(len(rows)), :, main]
+    rate = analyzer.sampling_frequency
+    # SpikeInterface takes a spike's amplitude where the mean waveform on the main channel peaks;
+    # the sign there says which way the unit's spikes point.
+    heights = {"both": np.abs(on_main), "neg": -on_main, "pos": on_main}[analyzer.peak_sign]
+    polarity = np.sign(on_main[np.arange(len(rows)), heights.argmax(axis=1)])
+
+    samples, unit_index, amplitudes, depths = _spikes(sorting, analyzer, folders)
+    return _Unit(
+        sorting=sorting,
+        recording=recording,
+        channels=channels,
+        table=table,
+        main_channels=main,
+        depths=np.asarray(analyzer.get_extension("unit_locations").get_data())[rows, 1],
+        peak_to_trough=(on_main.argmax(axis=1) - on_main.argmin(axis=1)) / rate * 1e3,
+        mean=mean,
+        sd=sd,
+        before_ms=templates.nbefore / rate * 1e3,
+        samples=samples,
+        unit_index=unit_index,
+        amps=amplitudes * polarity[unit_index] * 1e-6,
+        spike_depths=depths,
+    )
+
+
+def _analyzer_channels(sorting: SortingDocument, recording: PreprocessedUnit, analyzer) -> list[Channel]:
+    """The channels of recording.json in the order of the analyzer's, known by raw column and contact id."""
+    by_identity = {(channel.raw_column, channel.contact_id): channel for channel in recording.channels}
+    carried = [analyzer.get_recording_property(name) for name in ("raw_column", "contact_id")]
+    if any(values is None for values in carried):
+        raise ValueError(
+            f"analyzer.zarr of {sorting.unit} does not say its channels' raw columns and contacts"
+        )
+    identities = [(int(column), str(contact)) for column, contact in zip(*carried, strict=True)]
+    if set(identities) != by_identity.keys():
+        raise ValueError(
+            f"analyzer.zarr of {sorting.unit} has other channels than recording.json: "
+            f"{sorted(set(identities) ^ by_identity.keys())[:5]}"
+        )
+    return [by_identity[identity] for identity in identities]
+
+
+def _spikes(sorting: SortingDocument, analyzer, folders: UnitFolders) -> tuple[np.ndarray, ...]:
+    """Spikes as (samples, index into sorting.unit_ids, amplitudes µV, depths µm), joined by identity."""
+    samples = np.load(folders.sorting / "spike_samples.npy")
+    ids = np.load(folders.sorting / "spike_unit_ids.npy")
+    order = np.lexsort((ids, samples))
+    samples, ids = samples[order], ids[order]
+
+    vector = analyzer.sorting.to_spike_vector()
+    vector_ids = np.asarray([int(i) for i in analyzer.unit_ids], dtype=np.int64)[vector["unit_index"]]
+    vector_order = np.lexsort((vector_ids, vector["sample_index"]))
+    if not (
+        np.array_equal(vector["sample_index"][vector_order], samples)
+        and np.array_equal(vector_ids[vector_order], ids)
+    ):
+        raise ValueError(
+            f"analyzer.zarr of {sorting.unit} holds {vector.size} spikes that are not the "
+            f"{samples.size} of spike_samples.npy"
+        )
+    amplitudes = np.asarray(analyzer.get_extension("spike_amplitudes").get_data())[vector_order]
+    depths = np.asarray(analyzer.get_extension("spike_locations").get_data()["y"])[vector_order]
+    unit_index = np.searchsorted(np.asarray(sorting.unit_ids), ids)
+    return samples.astype(np.int64), unit_index, amplitudes, depths
+
+
+def _concatenate(
+    units: list[_Unit], index_of: dict[int, int], kept: list[Channel]
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """All units' clusters and spikes, numbered through; index_of: raw column -> index into kept."""
+    width = min(WAVEFORM_CHANNELS, len(kept))
+    positions = np.array([[c.x_um, c.y_um] for c in kept], dtype=np.float64).reshape(-1, 2)
+    analyzed = [unit for unit in units if len(unit.table)]
+    lengths = {(unit.mean.shape[1], unit.before_ms) for unit in analyzed}
+    if len(lengths) > 1:
+        raise ValueError(f"the sorting units' waveforms differ in samples and alignment: {sorted(lengths)}")
+    n_samples, before_ms = lengths.pop() if lengths else (0, 0.0)
+
+    tables, channels, around, means, sds = [], [], [], [], []
+    samples, clusters, amps, depths = [], [], [], []
+    first = 0
+    for unit in analyzed:
+        to_kept = np.array([index_of[c.raw_column] for c in unit.channels])
+        main = to_kept[unit.main_channels]
+        # Nearest first; of channels equally far, the lower raw column.
+        distance = np.linalg.norm(positions[None] - positions[main][:, None], axis=2)
+        nearest = np.argsort(distance, axis=1, kind="stable")[:, :width]
+        means.append(_on_channels(unit.mean, to_kept, nearest, len(kept)))
+        sds.append(_on_channels(unit.sd, to_kept, nearest, len(kept)))
+        channels.append(main)
+        around.append(nearest)
+
+        n = len(unit.table)
+        identity = pd.DataFrame(
+            {
+                "cluster_id": np.arange(first, first + n),
+                "sorting_unit": unit.sorting.unit,
+                "shank": [kept[k].shank for k in main],
+                "sorter_unit_id": unit.sorting.unit_ids,
+                "raw_column": [kept[k].raw_column for k in main],
+                "contact_id": [kept[k].contact_id for k in main],
+                "kilosort_label": unit.table["kilosort"].to_numpy(),
+                "bombcell_label": unit.table["bombcell"].to_numpy(),
+            }
+        )
+        metrics = unit.table.drop(columns=["kilosort", "bombcell"]).reset_index(drop=True)
+        tables.append(pd.concat([identity, metrics], axis=1))
+        samples.append(unit.samples)
+        clusters.append(unit.unit_index + first)
+        amps.append(unit.amps)
+        depths.append(unit.spike_depths)
+        first += n
+
+    def joined(parts: list[np.ndarray], dtype: type, *shape: int) -> np.ndarray:
+        return np.concatenate([np.zeros((0, *shape)), *parts]).astype(dtype)
+
+    spikes = {
+        "samples": np.concatenate([np.zeros(0, np.int64), *samples]),
+        "clusters": joined(clusters, np.int32),
+        "amps": joined(amps, np.float32),
+        "depths": joined(depths, np.float32),
+    }
+    order = np.lexsort((spikes["clusters"], spikes["samples"]))
+    return {
+        "table": pd.concat(tables, ignore_index=True) if tables else _no_clusters(),
+        "channels": joined(channels, np.int32),
+        "depths": joined([unit.depths for unit in analyzed], np.float32),
+        "peak_to_trough": joined([unit.peak_to_trough for unit in analyzed], np.float64),
+        "waveform_channels": joined(around, np.int32, width),
+        "mean": joined(means, np.float32, n_samples, width),
+        "sd": joined(sds, np.float32, n_samples, width),
+        "before_ms": before_ms,
+    }, {name: values[order] for name, values in spikes.items()}
+
+
+def _no_clusters() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in IDENTITY_COLUMNS.items()})
+
+
+def _on_channels(values: np.ndarray, to_kept: np.ndarray, nearest: np.ndarray, n_kept: int) -> np.ndarray:
+    """Waveforms (n, samples, own columns) on the kept channels `nearest` (n, w); NaN where not measured."""
+    own = np.full(n_kept, -1)
+    own[to_kept] = np.arange(to_kept.size)
+    column = own[nearest]
+    picked = np.take_along_axis(values, np.maximum(column, 0)[:, None, :], axis=2)
+    return np.where((column >= 0)[:, None, :], picked, np.nan)
+
+
+def _mean_amplitude(clusters: np.ndarray, amps: np.ndarray, n: int) -> np.ndarray:
+    total = np.bincount(clusters, weights=amps, minlength=n)
+    return (total / np.bincount(clusters, minlength=n)).astype(np.float32)
+
+
+def _cluster_uuids(document: ProbeDocument, table: pd.DataFrame, spikes: dict[str, np.ndarray]) -> list[str]:
+    """One UUID per cluster that follows from the probe, the unit and its spikes' samples."""
+    by_cluster = np.argsort(spikes["clusters"], kind="stable")
+    counts = np.bincount(spikes["clusters"], minlength=len(table))
+    trains = np.split(spikes["samples"][by_cluster], np.cumsum(counts)[:-1]) if len(table) else []
+    session, probe = document.session, document.probe
+    return [
+        str(
+            uuid.uuid5(
+                NAMESPACE,
+                f"{session.subject}/{session.session}/{probe.name}/{unit}/{unit_id}/"
+                f"{hashlib.sha256(train.tobytes()).hexdigest()}",
+            )
+        )
+        for unit, unit_id, train in zip(table["sorting_unit"], table["sorter_unit_id"], trains, strict=True)
+    ]

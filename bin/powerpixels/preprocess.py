@@ -1,0 +1,341 @@
+"""PREPROCESS: from a probe's raw AP file to one int16 binary per sorting unit, in one pass.
+
+The chain is SpikeInterface's own, in µV: high-pass, phase shift, bad channels, removal of dead and
+outside channels, interpolation of noisy ones, reference. All that looks at more than one channel
+(bad channels, interpolation, reference) stays within a shank: shanks enter the brain at
+different depths, and are 250 µm and more apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from powerpixels.documents import Channel, ChannelLabel, Preprocess, PreprocessedUnit, ProbeDocument
+from powerpixels.recordings import load_raw_ap
+from powerpixels.stage import DataError
+
+if TYPE_CHECKING:
+    from spikeinterface.core import BaseRecording
+
+log = logging.getLogger("powerpixels")
+
+Reference = Literal["local", "global", "destripe", "none"]
+REFERENCES: tuple[Reference, ...] = ("local", "global", "destripe", "none")
+
+# Chunks are the same whatever the number of jobs: the margins of the filters make each sample depend
+# (far below one count) on where its chunk starts.
+CHUNK_S = 1.0
+PHASE_SHIFT_MARGIN_MS = 40.0
+# Coarsest step of the output: its rounding noise (0.12 µV) vanishes in the 5 to 10 µV of a probe's own.
+# The range is then at least 32767 * 0.2 µV = 6.5 mV either way, above what 2.0 probes can record.
+MAX_STEP_UV = 0.4
+INT16_MAX = 32767
+# Below this a shank's median is mostly the channel itself, so it is not subtracted.
+MIN_REFERENCE_CHANNELS = 4
+# The bad-channel detector's similarity to the shank's median needs a median that one channel does not make.
+MIN_DETECTION_CHANNELS = 8
+DETECTION_CHUNKS = 100
+DETECTION_CHUNK_S = 0.3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose. local_radius_um: inner (excluded) and outer radius of the annulus."""
+
+    reference: Reference = "local"
+    highpass_hz: float = 300.0
+    local_radius_um: tuple[float, float] = (40.0, 200.0)
+    sort_by: Literal["shank", "probe"] = "shank"
+    seed: int = 42
+
+
+def preprocess_probe(
+    document: ProbeDocument, raw_dir: Path, out: Path, settings: Settings, jobs: int = 1
+) -> Preprocess:
+    """Write ``out/<unit>/traces.bin`` and ``recording.json`` for every sorting unit, and ``out/preprocess.json``.
+
+    The raw file is read once (bad-channel detection reads random chunks before that). Memory does not grow
+    with the recording's duration: each of the ``jobs`` processes holds one second. A unit none of whose
+    channels is usable gets an empty traces.bin and a recording.json without channels.
+
+    Raises DataError where the raw file does not fit the document, or is shorter than one second.
+    """
+    stream = document.probe.ap
+    raw = load_raw_ap(document, raw_dir)
+    if raw.get_num_samples() < raw.sampling_frequency:
+        raise DataError(
+            f"{stream.data_file(raw_dir)}: expected at least 1 s of data, found {raw.get_duration():.3f} s; "
+            "leave this recording out of the samplesheet"
+        )
+    shanks = sorted({channel.shank for channel in stream.channels})
+    filtered = filtered_chain(raw, settings)
+    steps: list[dict] = [
+        {"step": "scale_to_uv", "dtype": "float32"},
+        {"step": "highpass_filter", "cutoff_hz": settings.highpass_hz, "order": 5, "zero_phase": True},
+        {"step": "phase_shift", "margin_ms": PHASE_SHIFT_MARGIN_MS},
+    ]
+
+    labels: dict[int, str] = {}
+    for shank in shanks:
+        labels.update(_label_shank(filtered, shank, settings, jobs))
+    log.info("bad channels: %s", _count(labels.values()))
+    steps.append(
+        {
+            "step": "detect_bad_channels",
+            "method": "coherence+psd",
+            "scope": "shank",
+            "n_chunks": DETECTION_CHUNKS,
+            "chunk_s": DETECTION_CHUNK_S,
+            "seed": settings.seed,
+            "found": _count(labels.values()),
+        }
+    )
+    steps.append({"step": "remove_channels", "labels": ["dead", "out"]})
+    steps.append({"step": "interpolate_bad_channels", "labels": ["noise"], "p": 1.3})
+
+    chains: dict[int, BaseRecording | None] = {}
+    for shank in shanks:
+        chains[shank], step = shank_chain(filtered, shank, labels, settings)
+        steps.append({"step": "reference", "shank": shank, **step})
+        log.info("shank %d: %s", shank, step)
+
+    gain_uv = output_gain_uv([channel.gain_uv for channel in stream.channels])
+    if settings.sort_by == "probe":
+        members = {"probe": shanks}
+    else:
+        members = {f"shank{shank}": [shank] for shank in shanks}
+    out = Path(out)
+    by_column = {channel.raw_column: channel for channel in stream.channels}
+    parts: dict[str, list[BaseRecording]] = {}
+    for unit, unit_shanks in members.items():
+        parts[unit] = [chain for shank in unit_shanks if (chain := chains[shank]) is not None]
+        (out / unit).mkdir(parents=True, exist_ok=True)
+        channels: list[Channel] = [
+            by_column[int(column)] for part in parts[unit] for column in part.get_property("raw_column")
+        ]
+        PreprocessedUnit(
+            probe=document.probe.name,
+            unit=unit,
+            sampling_rate_hz=stream.sampling_rate_hz,
+            n_samples=stream.n_samples,
+            gain_uv=gain_uv,
+            channels=channels,
+        ).save(out / unit / "recording.json")
+
+    n_clipped = _write_units(raw, parts, out, gain_uv, jobs)
+    if n_clipped:
+        log.warning("%d samples were beyond the range of ±%.1f mV and clipped", n_clipped, 32.767 * gain_uv)
+    steps.append({"step": "write", "dtype": "int16", "gain_uv": gain_uv, "n_clipped": n_clipped})
+
+    result = Preprocess(
+        probe=document.probe.name,
+        labels=[
+            ChannelLabel(
+                raw_column=channel.raw_column,
+                contact_id=channel.contact_id,
+                shank=channel.shank,
+                label=labels[channel.raw_column],
+            )
+            for channel in stream.channels
+        ],
+        steps=steps,
+        units=list(members),
+    )
+    result.save(out / "preprocess.json")
+    return result
+
+
+def output_gain_uv(gains_uv: list[float]) -> float:
+    """µV per count of the written int16: the finest raw gain halved until it is at most MAX_STEP_UV.
+
+    A power of two of the raw gain, so that a raw count is a whole number of output counts.
+    """
+    gain = min(gains_uv)
+    while gain > MAX_STEP_UV:
+        gain /= 2
+    return gain
+
+
+def filtered_chain(raw: BaseRecording, settings: Settings) -> BaseRecording:
+    """The steps that treat each channel alone, lazy: float32 µV, high-passed, sampled at one moment.
+
+    raw: as from ``recordings.load_raw_ap``. µV come first, since channels of one probe may differ in gain.
+    """
+    from spikeinterface import preprocessing as spre
+
+    scaled = spre.scale(raw, gain=raw.get_channel_gains(), dtype="float32")
+    scaled.set_channel_gains(1.0)
+    scaled.set_channel_offsets(0.0)
+    highpassed = spre.highpass_filter(scaled, freq_min=settings.highpass_hz)
+    return spre.phase_shift(highpassed, margin_ms=PHASE_SHIFT_MARGIN_MS)
+
+
+def _of_shank(recording: BaseRecording, shank: int) -> BaseRecording:
+    return recording.select_channels(recording.channel_ids[recording.get_channel_groups() == shank])
+
+
+def _label_shank(filtered: BaseRecording, shank: int, settings: Settings, jobs: int) -> dict[int, str]:
+    """Label by raw column of a shank's channels: "good", "dead", "noise" or "out".
+
+    Per shank, because "out" is the top block of a depth order, and each shank has its own.
+    """
+    from spikeinterface.preprocessing import detect_bad_channels
+
+    recording = _of_shank(filtered, shank)
+    columns = [int(column) for column in recording.get_property("raw_column")]
+    if len(columns) < MIN_DETECTION_CHANNELS:
+        log.warning("shank %d: too few channels (%d) to look for bad ones", shank, len(columns))
+        return dict.fromkeys(columns, "good")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Over 1/3 of channels are detected as bad")
+        _, labels = detect_bad_channels(
+            recording,
+            method="coherence+psd",
+            seed=settings.seed,
+            num_random_chunks=DETECTION_CHUNKS,
+            chunk_duration_s=DETECTION_CHUNK_S,
+            job_kwargs={"n_jobs": jobs, "progress_bar": False},
+        )
+    counts = _count(labels)
+    if counts.get("good", 0) < len(columns) * 2 / 3:
+        log.warning("shank %d: more than a third of the channels are bad: %s", shank, counts)
+    return dict(zip(columns, (str(label) for label in labels), strict=True))
+
+
+def shank_chain(
+    filtered: BaseRecording, shank: int, labels: dict[int, str], settings: Settings
+) -> tuple[BaseRecording | None, dict]:
+    """The shank's chain after bad channels are known, lazy float32 µV, and a record of its reference.
+
+    labels: by raw column. None instead of a recording where no good channel is left. Columns keep the
+    order of the raw file. A shank with fewer than MIN_REFERENCE_CHANNELS is not referenced. Destriping
+    mirrors up to 60 channels at each end of the shank, fewer where the shank has fewer.
+    """
+    from spikeinterface import preprocessing as spre
+
+    whole = _of_shank(filtered, shank)
+    label_of = np.array([labels[int(column)] for column in whole.get_property("raw_column")])
+    if not np.any(label_of == "good"):
+        return None, {"method": "none", "reason": "no good channel", "n_channels": 0}
+    kept = np.isin(label_of, ("good", "noise"))
+    recording = whole.select_channels(whole.channel_ids[kept])
+    noisy = whole.channel_ids[label_of == "noise"]
+    if noisy.size:
+        recording = spre.interpolate_bad_channels(recording, noisy)
+    n_channels = recording.get_num_channels()
+    step: dict = {"method": settings.reference, "n_channels": n_channels}
+    if settings.reference != "none" and n_channels < MIN_REFERENCE_CHANNELS:
+        return recording, {**step, "method": "none", "reason": "too few channels"}
+    if settings.reference == "global":
+        recording = spre.common_reference(recording, reference="global", operator="median")
+    elif settings.reference == "local":
+        inner, outer = settings.local_radius_um
+        step |= {"inner_um": inner, "outer_um": outer, "operator": "median"}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            recording = spre.common_reference(
+                recording, reference="local", operator="median", local_radius=(inner, outer)
+            )
+        for warning in caught:
+            log.warning("shank %d: %s", shank, warning.message)
+    elif settings.reference == "destripe":
+        step["pad_channels"] = min(60, n_channels)
+        recording = spre.highpass_spatial_filter(
+            recording,
+            n_channel_pad=step["pad_channels"],
+            random_slice_kwargs={"seed": settings.seed},
+        )
+    return recording, step
+
+
+def _write_units(
+    raw: BaseRecording, parts: dict[str, list[BaseRecording]], out: Path, gain_uv: float, jobs: int
+) -> int:
+    """Write every unit's traces.bin in one pass over the raw file; returns how many samples were clipped.
+
+    parts: by unit, the recordings whose columns stand side by side in its file.
+    """
+    from spikeinterface.core.job_tools import TimeSeriesChunkExecutor
+
+    n_samples = raw.get_num_samples()
+    targets = []
+    for unit, recordings in parts.items():
+        n_columns = sum(recording.get_num_channels() for recording in recordings)
+        path = out / unit / "traces.bin"
+        with open(path, "wb") as file:
+            file.truncate(n_samples * n_columns * 2)
+        if n_columns:
+            targets.append((path, n_columns, recordings))
+
+    progress = _Progress(n_samples, raw.sampling_frequency)
+    TimeSeriesChunkExecutor(
+        raw,
+        _write_chunk,
+        _open_targets,
+        (targets, gain_uv),
+        gather_func=progress,
+        pool_engine="process",
+        n_jobs=jobs,
+        chunk_size=int(CHUNK_S * raw.sampling_frequency),
+        job_name="preprocess",
+    ).run()
+    return progress.n_clipped
+
+
+class _Progress:
+    """Counts written samples and clipped values; says so in the log at every tenth of the recording."""
+
+    def __init__(self, n_samples: int, sampling_rate_hz: float):
+        self.n_samples = n_samples
+        self.sampling_rate_hz = sampling_rate_hz
+        self.n_clipped = 0
+        self._done = 0
+        self._said = 0
+
+    def __call__(self, result: tuple[int, int]) -> None:
+        n_samples, n_clipped = result
+        self._done += n_samples
+        self.n_clipped += n_clipped
+        tenth = 10 * self._done // self.n_samples
+        if tenth > self._said:
+            self._said = tenth
+            log.info(
+                "written %d %% (%.0f s of the recording)", 10 * tenth, self._done / self.sampling_rate_hz
+            )
+
+
+def _open_targets(targets: list[tuple[Path, int, list[BaseRecording]]], gain_uv: float) -> dict:
+    """Each worker process opens the files for itself."""
+    return {
+        "gain_uv": gain_uv,
+        "targets": [(open(path, "r+b"), n_columns, recordings) for path, n_columns, recordings in targets],
+    }
+
+
+def _write_chunk(_segment: int, start: int, end: int, context: dict) -> tuple[int, int]:
+    n_clipped = 0
+    for file, n_columns, recordings in context["targets"]:
+        counts = np.empty((end - start, n_columns), dtype="<i2")
+        column = 0
+        for recording in recordings:
+            traces_uv = recording.get_traces(start_frame=start, end_frame=end)
+            values = np.rint(traces_uv / np.float32(context["gain_uv"]))
+            n_clipped += int(np.count_nonzero(np.abs(values) > INT16_MAX))
+            width = values.shape[1]
+            counts[:, column : column + width] = np.clip(values, -INT16_MAX, INT16_MAX)
+            column += width
+        file.seek(start * n_columns * 2)
+        file.write(counts)
+        file.flush()
+    return end - start, n_clipped
+
+
+def _count(labels) -> dict[str, int]:
+    return dict(sorted(Counter(str(label) for label in labels).items()))

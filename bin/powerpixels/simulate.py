@@ -1,0 +1,1210 @@
+"""A simulated session in SpikeGLX's file format, of which everything is known.
+
+Two probes (a 1.0 probe and a 4-shank 2.0 probe) and a NIDQ stream, each with its own clock. Spikes come
+from SpikeInterface's ground-truth generator, geometry and ADC timing from probeinterface. What was put in
+is written to a truth folder beside the raw folder, so that results can be compared with it:
+
+    <folder>/raw/<run>_g0/…      exactly what SpikeGLX would have written
+    <folder>/truth/truth.json    TruthDocument
+    <folder>/truth/*.npz         spikes of each probe, events of the NIDQ lines
+    <folder>/samplesheet.csv     one row, ready for the pipeline
+
+Three kinds of time occur. *True time* is seconds of an ideal clock. A stream's sample n was taken at true
+time start_s + n / true_rate_hz. *NIDQ seconds* are what the NIDQ stream's own metadata would say: sample
+number in that stream divided by its nominal sampling rate, so they drift against true time.
+
+What is simulated of the hardware: the staggered sampling of channels that share an ADC, the saved subset of
+channels, resolution and range of the ADC, the 1.0 probe's two bands. What is simulated of the recording:
+noise that neighbours share and noise that they do not, LFP, dead and noisy channels, channels above the
+brain, transients on all channels, a tone, a sync square wave in every stream.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import re
+from argparse import ArgumentParser, Namespace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Iterator, Literal
+
+import numpy as np
+
+from powerpixels.documents import Document
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from spikeinterface.core import BaseRecording
+
+log = logging.getLogger("powerpixels")
+
+AP_RATE_HZ = 30000.0
+LF_RATE_HZ = 2500.0
+NIDQ_RATE_HZ = 10593.2
+NIDQ_RANGE_V = 5.0
+CHUNK_S = 1.0
+
+# SpikeGLX puts its sync wave on bit 6 of the imec SY word; on the NIDQ it is wired to P0.0 here.
+IMEC_SYNC_BIT = 6
+NIDQ_SYNC_BIT = 0
+SYNC_PERIOD_S = 1.0
+SYNC_PHASE_S = 0.31
+
+# Background of a channel in the brain, µV rms above 300 Hz: its own, what neighbours share (falling with
+# distance) and what the whole probe shares. The last is what tells channels in the brain from those above it.
+NOISE_OWN_UV = 5.0
+NOISE_LOCAL_UV = 3.5
+NOISE_LOCAL_UM = 60.0
+NOISE_COMMON_UV = 7.0
+NOISE_NOISY_UV = 40.0
+NOISE_DEAD_UV = 0.2
+
+LFP_UV = 150.0
+TONE_HZ = 8900.0
+TONE_UV = 3.0
+ARTIFACT_INTERVAL_S = 4.0
+ARTIFACT_HZ = 1000.0
+ARTIFACT_DECAY_S = 0.002
+# Hardware filters of the 1.0 probe: AP high-pass and LF low-pass corner.
+AP_CORNER_HZ = 300.0
+LF_CORNER_HZ = 500.0
+
+TEMPLATE_MS = (1.0, 3.0)
+UNIT_AMPLITUDE_UV = (70.0, 150.0)
+SMALL_UNIT_AMPLITUDE_UV = (12.0, 20.0)
+FIRING_RATE_HZ = (5.0, 15.0)
+REFRACTORY_MS = 3.0
+
+# What counts as well isolated: a sorter should find such a unit nearly completely.
+WELL_ISOLATED_SNR = 7.0
+WELL_ISOLATED_SIMILARITY = 0.9
+
+# Block of 48 electrodes (within a bank of 384) to block of 48 readout channels, for each shank of a 4-shank
+# 2.0 probe. This is the wiring of the silicon; imroTbl of every real recording obeys it.
+NP2_BLOCKS = (
+    (0, 2, 4, 6, 5, 7, 1, 3),
+    (1, 3, 5, 7, 4, 6, 0, 2),
+    (4, 6, 0, 2, 1, 3, 5, 7),
+    (5, 7, 1, 3, 0, 2, 4, 6),
+)
+
+
+class ProbeConfig(Document):
+    """One probe of the session.
+
+    device: SpikeGLX's name ("imec0"). model: "1.0" (one shank, with LF band) or "2.0-4shank".
+    Saved are, on each shank of shanks, n_channels electrodes from first_electrode on; of these the
+    n_outside topmost are above the brain. n_dead and n_noisy count over the probe, n_units
+    (well-isolated) and n_small_units (barely above the noise) per shank. start_s, drift_ppm: true time
+    of the first sample, deviation of the clock.
+    """
+
+    device: str
+    model: Literal["1.0", "2.0-4shank"]
+    shanks: tuple[int, ...]
+    first_electrode: int
+    n_channels: int
+    n_outside: int
+    n_dead: int
+    n_noisy: int
+    n_units: int
+    n_small_units: int
+    start_s: float
+    drift_ppm: float
+
+
+class SimulationConfig(Document):
+    """A session. start_time: ISO 8601, local. artifact_uv: peak of the common transients."""
+
+    subject: str = "sim01"
+    run: str = "sim01_run1"
+    start_time: str = "2026-03-01T10:35:10"
+    seed: int = 1
+    duration_s: float
+    probes: tuple[ProbeConfig, ...]
+    nidq_start_s: float = 0.0137
+    nidq_drift_ppm: float = 31.0
+    artifact_uv: float = 300.0
+
+    @classmethod
+    def small(cls) -> SimulationConfig:
+        """The tests' session: 20 s, 28 channels of a 1.0 probe, 26 on each of two shanks of a 2.0 probe.
+
+        Shanks 2 and 3 are used and the first saved channel is not channel 0, so that a shank number,
+        a column or a channel number taken for one of the others shows.
+        """
+        return cls(
+            duration_s=20.0,
+            probes=(
+                _probe_1(first_electrode=100, n_channels=28, n_outside=6, n_units=4, n_small_units=3),
+                _probe_2(
+                    shanks=(2, 3),
+                    first_electrode=36,
+                    n_channels=26,
+                    n_outside=6,
+                    n_units=3,
+                    n_small_units=2,
+                ),
+            ),
+        )
+
+    @classmethod
+    def demo(cls) -> SimulationConfig:
+        """The demonstration: 25 s, 40 channels of a 1.0 probe, 26 on each of four shanks of a 2.0 probe."""
+        return cls(
+            duration_s=25.0,
+            probes=(
+                _probe_1(first_electrode=100, n_channels=40, n_outside=8, n_units=6, n_small_units=4),
+                _probe_2(
+                    shanks=(0, 1, 2, 3),
+                    first_electrode=36,
+                    n_channels=26,
+                    n_outside=6,
+                    n_units=3,
+                    n_small_units=2,
+                ),
+            ),
+        )
+
+    @classmethod
+    def full(cls, duration_s: float = 600.0) -> SimulationConfig:
+        """Real size: all 384 channels of both probes."""
+        return cls(
+            duration_s=duration_s,
+            probes=(
+                _probe_1(
+                    first_electrode=0,
+                    n_channels=384,
+                    n_outside=60,
+                    n_dead=4,
+                    n_noisy=3,
+                    n_units=70,
+                    n_small_units=30,
+                ),
+                _probe_2(
+                    shanks=(0, 1, 2, 3),
+                    first_electrode=0,
+                    n_channels=96,
+                    n_outside=14,
+                    n_dead=3,
+                    n_noisy=3,
+                    n_units=17,
+                    n_small_units=7,
+                ),
+            ),
+        )
+
+
+def _probe_1(**sizes) -> ProbeConfig:
+    defaults = dict(device="imec0", model="1.0", shanks=(0,), n_dead=1, n_noisy=1, start_s=0.1183)
+    return ProbeConfig(**{**defaults, "drift_ppm": -18.0, **sizes})
+
+
+def _probe_2(**sizes) -> ProbeConfig:
+    defaults = dict(device="imec1", model="2.0-4shank", n_dead=1, n_noisy=1, start_s=0.0621)
+    return ProbeConfig(**{**defaults, "drift_ppm": 12.0, **sizes})
+
+
+class StreamTruth(Document):
+    """One stream. file: relative to the session's folder. sampling_rate_hz: as its metadata states."""
+
+    name: str
+    file: str
+    sampling_rate_hz: float
+    true_rate_hz: float
+    start_s: float
+    n_samples: int
+    n_columns: int
+    first_sample: int
+    sync_column: int
+    sync_bit: int
+
+
+class ChannelTruth(Document):
+    """One saved channel. acquired_channel: readout channel of the probe (0 to 383), not the file column.
+
+    x_um, y_um: probe coordinates of probeinterface. inter_sample_shift: how much later than the sample's
+    nominal time the channel was sampled, in samples.
+    """
+
+    raw_column: int
+    channel_id: str
+    acquired_channel: int
+    contact_id: str
+    shank: int
+    x_um: float
+    y_um: float
+    inter_sample_shift: float
+    label: Literal["good", "dead", "noise", "out"]
+
+
+class UnitTruth(Document):
+    """One unit; raw_column and contact_id are of its largest channel.
+
+    peak_uv: depth of the trough there. snr: that over the standard deviation of the channel's noise.
+    similarity: largest cosine between its template and that of another unit whose snr reaches
+    WELL_ISOLATED_SNR (0: there is none). well_isolated: snr reaches WELL_ISOLATED_SNR and similarity does
+    not exceed WELL_ISOLATED_SIMILARITY.
+    """
+
+    unit: int
+    shank: int
+    raw_column: int
+    contact_id: str
+    peak_uv: float
+    snr: float
+    similarity: float
+    n_spikes: int
+    well_isolated: bool
+
+
+class ProbeTruth(Document):
+    """One probe. name: as the pipeline names it (probe00), device: as SpikeGLX does (imec0).
+
+    spikes: npz file in the truth folder with unit (int64), sample (int64, of the trough in the ap stream,
+    as a channel without sampling delay sees it), true_s and nidq_s (float64), ordered by sample.
+    """
+
+    name: str
+    device: str
+    part_number: str
+    serial_number: str
+    gain_uv: float
+    lf_gain_uv: float | None
+    ap: StreamTruth
+    lf: StreamTruth | None
+    channels: list[ChannelTruth]
+    units: list[UnitTruth]
+    spikes: str
+
+
+class LineTruth(Document):
+    """A NIDQ digital line. events.npz holds <name>_on and <name>_off, true times in s (float64)."""
+
+    name: str
+    bit: int
+    n_events: int
+
+
+class AnalogTruth(Document):
+    """The NIDQ's XA0: offset_v + amplitude_v * sin(2π frequency_hz * true time + phase_rad), in volts."""
+
+    name: str
+    raw_column: int
+    offset_v: float
+    amplitude_v: float
+    frequency_hz: float
+    phase_rad: float
+
+
+class TruthDocument(Document):
+    """truth.json: everything that was put into the session.
+
+    run_folder: relative to the session's folder. sync_period_s, sync_phase_s: the wave rises at true times
+    sync_phase_s + k * sync_period_s and falls half a period later. artifact_s: true times of the common
+    transients. tone_hz: on true time.
+    """
+
+    config: SimulationConfig
+    session: str
+    run_folder: str
+    probes: list[ProbeTruth]
+    nidq: StreamTruth
+    lines: list[LineTruth]
+    analog: AnalogTruth
+    sync_period_s: float
+    sync_phase_s: float
+    artifact_s: list[float]
+    tone_hz: float
+    tone_uv: float
+
+
+class Truth:
+    """The truth of a simulated session, read back."""
+
+    def __init__(self, folder: Path):
+        """Read folder/truth/truth.json; raises FileNotFoundError where folder is no simulated session."""
+        self.folder = Path(folder)
+        self.document = TruthDocument.load(self.folder / "truth" / "truth.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Truth:
+        """Truth of the session simulated in folder (the folder given to simulate_session)."""
+        return cls(folder)
+
+    @property
+    def run_folder(self) -> Path:
+        """The SpikeGLX run folder."""
+        return self.folder / self.document.run_folder
+
+    def probe(self, name: str) -> ProbeTruth:
+        """The probe of that name ("probe00") or device ("imec0"); raises KeyError."""
+        for probe in self.document.probes:
+            if name in (probe.name, probe.device):
+                return probe
+        raise KeyError(f"no probe {name!r} in {self.folder}")
+
+    def spikes(self, name: str) -> dict[str, np.ndarray]:
+        """Arrays unit, sample (int64), true_s, nidq_s (float64) of all spikes of a probe, by sample."""
+        with np.load(self.folder / "truth" / self.probe(name).spikes) as arrays:
+            return dict(arrays)
+
+    def events(self, line: str) -> dict[str, np.ndarray]:
+        """Arrays on_s, off_s (true time), on_nidq_s, off_nidq_s (float64) of a NIDQ digital line."""
+        with np.load(self.folder / "truth" / "events.npz") as arrays:
+            on, off = arrays[f"{line}_on"], arrays[f"{line}_off"]
+        return {
+            "on_s": on,
+            "off_s": off,
+            "on_nidq_s": self.true_to_nidq_seconds(on),
+            "off_nidq_s": self.true_to_nidq_seconds(off),
+        }
+
+    def to_true_seconds(self, stream: StreamTruth, sample: np.ndarray) -> np.ndarray:
+        """True time of a stream's samples, s."""
+        return stream.start_s + np.asarray(sample, dtype=np.float64) / stream.true_rate_hz
+
+    def true_to_nidq_seconds(self, true_s: np.ndarray) -> np.ndarray:
+        """Seconds on the NIDQ's own clock since its first sample, of true times."""
+        nidq = self.document.nidq
+        return (np.asarray(true_s) - nidq.start_s) * (nidq.true_rate_hz / nidq.sampling_rate_hz)
+
+    def to_nidq_seconds(self, probe: str, sample: np.ndarray) -> np.ndarray:
+        """Seconds on the NIDQ's own clock since its first sample, of ap samples of a probe."""
+        return self.true_to_nidq_seconds(self.to_true_seconds(self.probe(probe).ap, sample))
+
+    def sync_edges_s(self, stream: StreamTruth) -> np.ndarray:
+        """True times of all sync edges, rising and falling, while the stream was recorded."""
+        half = self.document.sync_period_s / 2
+        end = stream.start_s + stream.n_samples / stream.true_rate_hz
+        first = np.ceil((stream.start_s - self.document.sync_phase_s) / half)
+        last = np.floor((end - self.document.sync_phase_s) / half)
+        return self.document.sync_phase_s + half * np.arange(first, last + 1)
+
+    def analog_v(self, true_s: np.ndarray) -> np.ndarray:
+        """Volts on XA0 at true times."""
+        return _analog_v(self.document.analog, true_s)
+
+
+def simulate_session(folder: Path, config: SimulationConfig) -> Path:
+    """Simulate a session under folder and return the path of its truth.json.
+
+    folder is created; raises FileExistsError where it already holds a session. The same config gives the
+    same bytes. Memory does not grow with duration, except for the spikes.
+    """
+    folder = Path(folder)
+    run_folder = folder / "raw" / f"{config.run}_g0"
+    truth_folder = folder / "truth"
+    run_folder.mkdir(parents=True)
+    truth_folder.mkdir()
+    seeds = np.random.SeedSequence(config.seed).spawn(len(config.probes) + 2)
+    rng = np.random.default_rng(seeds[0])
+    waves = _draw_waves(rng)
+    n_artifacts = int(config.duration_s / ARTIFACT_INTERVAL_S)
+    artifact_s = ARTIFACT_INTERVAL_S * (np.arange(n_artifacts) + rng.uniform(0.3, 0.7, n_artifacts))
+
+    probes, spikes_of = [], []
+    for index, (probe, seed) in enumerate(zip(config.probes, seeds[2:], strict=True)):
+        simulated = _SimulatedProbe(probe, config, f"probe{index:02d}", seed)
+        ap = simulated.write_stream(folder, run_folder, "ap", waves, artifact_s)
+        lf = simulated.write_stream(folder, run_folder, "lf", waves, artifact_s) if simulated.has_lf else None
+        probes.append(simulated.truth(ap, lf))
+        spikes_of.append(simulated.spikes)
+
+    nidq, lines, analog, events = _write_nidq(folder, run_folder, config, np.random.default_rng(seeds[1]))
+    np.savez(truth_folder / "events.npz", **events)
+    document = TruthDocument(
+        config=config,
+        session=f"{config.start_time[:10]}_001",
+        run_folder=run_folder.relative_to(folder).as_posix(),
+        probes=probes,
+        nidq=nidq,
+        lines=lines,
+        analog=analog,
+        sync_period_s=SYNC_PERIOD_S,
+        sync_phase_s=SYNC_PHASE_S,
+        artifact_s=artifact_s.tolist(),
+        tone_hz=TONE_HZ,
+        tone_uv=TONE_UV,
+    )
+    document.save(truth_folder / "truth.json")
+    truth = Truth.load(folder)
+    for probe, (unit, sample) in zip(probes, spikes_of, strict=True):
+        np.savez(
+            truth_folder / probe.spikes,
+            unit=unit,
+            sample=sample,
+            true_s=truth.to_true_seconds(probe.ap, sample),
+            nidq_s=truth.to_nidq_seconds(probe.name, sample),
+        )
+    with (folder / "samplesheet.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["subject", "session", "raw"])
+        writer.writerow([config.subject, document.session, run_folder.resolve().as_posix()])
+    return truth_folder / "truth.json"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Analytic signals: everything that is a formula of true time, so that a delayed channel can be evaluated at
+# exactly its own sampling time.
+# ---------------------------------------------------------------------------------------------------------
+
+
+class _Waves:
+    """LFP as a sum of sinusoids, coherent over all channels in the brain.
+
+    frequency_hz, amplitude_uv, phase_rad, depth_rad_per_um, depth_phase_rad: (n_waves,) float64. Channel at
+    depth y sees wave k with amplitude a_k * (0.8 + 0.2 cos(y / 1000 µm + depth_phase)) and its phase
+    advanced by depth_rad_per_um * y.
+    """
+
+    def __init__(self, frequency_hz, amplitude_uv, phase_rad, depth_rad_per_um, depth_phase_rad):
+        self.frequency_hz = frequency_hz
+        self.amplitude_uv = amplitude_uv
+        self.phase_rad = phase_rad
+        self.depth_rad_per_um = depth_rad_per_um
+        self.depth_phase_rad = depth_phase_rad
+
+
+def _draw_waves(rng: np.random.Generator) -> _Waves:
+    """1/f-like LFP from 1 to 250 Hz with a theta peak, LFP_UV rms."""
+    frequency = np.geomspace(1.0, 250.0, 32) * rng.uniform(0.95, 1.05, 32)
+    amplitude = 1.0 / frequency
+    theta = np.argmin(np.abs(frequency - 8.0))
+    amplitude[theta] *= 3.0
+    amplitude *= LFP_UV / np.sqrt(np.sum(amplitude**2) / 2)
+    return _Waves(
+        frequency,
+        amplitude,
+        rng.uniform(0, 2 * np.pi, 32),
+        rng.uniform(-3e-4, 3e-4, 32),
+        rng.uniform(0, 2 * np.pi, 32),
+    )
+
+
+def _highpass_gain(frequency_hz: np.ndarray | float) -> np.ndarray | float:
+    """Gain of the 1.0 probe's AP band at low frequencies (first order)."""
+    ratio = np.asarray(frequency_hz) / AP_CORNER_HZ
+    return ratio / np.sqrt(1 + ratio**2)
+
+
+def _lowpass_gain(frequency_hz: np.ndarray | float) -> np.ndarray | float:
+    """Gain of the 1.0 probe's LF band at high frequencies (first order)."""
+    return 1 / np.sqrt(1 + (np.asarray(frequency_hz) / LF_CORNER_HZ) ** 2)
+
+
+def _no_filter(frequency_hz: np.ndarray | float) -> np.ndarray | float:
+    """Gain of the 2.0 probe's wide band."""
+    return np.ones_like(np.asarray(frequency_hz, dtype=np.float64))
+
+
+class _AnalyticSignal:
+    """LFP, tone and artifacts on the channels of one stream, each channel at its own sampling times.
+
+    delay_s: (n_channels,) s later than nominal that a channel is sampled. in_brain, alive: (n_channels,)
+    bool. artifact_gain: (n_channels,), near 1.
+    """
+
+    def __init__(self, waves, gain_at, y_um, delay_s, in_brain, alive, artifact_s, artifact_uv, artifact_gain):
+        depth = 0.8 + 0.2 * np.cos(y_um[None, :] / 1000.0 + waves.depth_phase_rad[:, None])
+        amplitude = (waves.amplitude_uv * gain_at(waves.frequency_hz))[:, None] * depth
+        amplitude = amplitude * (in_brain & alive)
+        phase = waves.phase_rad[:, None] + waves.depth_rad_per_um[:, None] * y_um[None, :]
+        frequency = np.append(waves.frequency_hz, TONE_HZ)
+        tone = TONE_UV * (alive if gain_at is not _lowpass_gain else np.zeros_like(alive))
+        amplitude = np.vstack([amplitude, tone])
+        phase = np.vstack([phase, np.zeros(y_um.size)])
+        angle = 2 * np.pi * frequency[:, None] * delay_s[None, :] + phase
+        self.frequency_hz = frequency
+        # A cos(wt + angle) = A cos(angle) cos(wt) - A sin(angle) sin(wt): one matrix product per chunk.
+        self.coefficients = np.vstack([amplitude * np.cos(angle), -amplitude * np.sin(angle)])
+        self.delay_s = delay_s
+        self.artifact_s = artifact_s
+        self.artifact_uv = artifact_uv * float(gain_at(ARTIFACT_HZ)) * artifact_gain * alive
+
+    def __call__(self, true_s: np.ndarray) -> np.ndarray:
+        """(n_samples, n_channels) float64 µV at nominal sampling times true_s."""
+        angle = 2 * np.pi * true_s[:, None] * self.frequency_hz[None, :]
+        traces = np.hstack([np.cos(angle), np.sin(angle)]) @ self.coefficients
+        length = 8 * ARTIFACT_DECAY_S
+        first, last = np.searchsorted(self.artifact_s, [true_s[0] - length, true_s[-1] + self.delay_s.max()])
+        for start in self.artifact_s[first:last]:
+            rows = slice(*np.searchsorted(true_s, [start - self.delay_s.max(), start + length]))
+            after = true_s[rows, None] + self.delay_s[None, :] - start
+            shape = np.where(after >= 0, np.exp(-np.abs(after) / ARTIFACT_DECAY_S), 0.0)
+            traces[rows] += self.artifact_uv * shape * np.cos(2 * np.pi * ARTIFACT_HZ * after)
+        return traces
+
+
+def _sync_level(true_s: np.ndarray) -> np.ndarray:
+    """True where the sync wave is high."""
+    return np.floor((true_s - SYNC_PHASE_S) / (SYNC_PERIOD_S / 2)) % 2 == 0
+
+
+def _analog_v(analog: AnalogTruth, true_s: np.ndarray) -> np.ndarray:
+    angle = 2 * np.pi * analog.frequency_hz * np.asarray(true_s) + analog.phase_rad
+    return analog.offset_v + analog.amplitude_v * np.sin(angle)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Probes
+# ---------------------------------------------------------------------------------------------------------
+
+
+class _ProbeModel:
+    """What SpikeGLX's metadata say of a probe model. max_int: counts at range_v, before the gain."""
+
+    def __init__(self, part_number, imro_type, range_v, max_int, ap_gain, lf_gain, n_cycles, serial_number):
+        self.part_number = part_number
+        self.imro_type = imro_type
+        self.range_v = range_v
+        self.max_int = max_int
+        self.ap_gain = ap_gain
+        self.lf_gain = lf_gain
+        # Slots of the ADC's cycle; the 1.0 probe's ADC spends a 13th slot on the LF band.
+        self.n_cycles = n_cycles
+        self.serial_number = serial_number
+
+    def gain_uv(self, gain: float) -> float:
+        """µV per count."""
+        return 1e6 * self.range_v / self.max_int / gain
+
+
+PROBE_MODELS = {
+    "1.0": _ProbeModel("PRB_1_4_0480_1", 0, 0.6, 512, 500, 250, 13, "18194814141"),
+    "2.0-4shank": _ProbeModel("NP2014", 2013, 0.62, 2048, 100, None, 16, "22420011431"),
+}
+
+
+def acquired_channel(model: str, shank: int, electrode: int) -> int:
+    """Readout channel (0 to 383) that an electrode of a shank is wired to."""
+    within = electrode % 384
+    if model == "1.0":
+        return within
+    return 48 * NP2_BLOCKS[shank][within // 48] + within % 48
+
+
+class _SimulatedProbe:
+    """Everything drawn for one probe; writes its streams."""
+
+    def __init__(self, probe: ProbeConfig, config: SimulationConfig, name: str, seed: np.random.SeedSequence):
+        from probeinterface.neuropixels_tools import build_neuropixels_probe
+
+        self.config = config
+        self.probe = probe
+        self.name = name
+        self.model = PROBE_MODELS[probe.model]
+        self.has_lf = self.model.lf_gain is not None
+        self.rng = np.random.default_rng(seed)
+        self.n_samples = round(config.duration_s * AP_RATE_HZ)
+        self.true_rate_hz = AP_RATE_HZ * (1 + 1e-6 * probe.drift_ppm)
+        # SpikeGLX counts samples from the start of acquisition, here some 12 s before the files begin. A
+        # multiple of 12, so that the ap and lf files begin at the same moment.
+        self.first_sample = 12 * round((12.4 + probe.start_s) * self.true_rate_hz / 12)
+
+        whole = build_neuropixels_probe(self.model.part_number)
+        self.mux = whole.annotations["adc_sampling_table"]
+        positions = dict(zip(whole.contact_ids, whole.contact_positions, strict=True))
+        self.electrode_of = _acquired_electrodes(probe.model)
+        wanted = range(probe.first_electrode, probe.first_electrode + probe.n_channels)
+        self.acquired = np.array(
+            sorted(acquired_channel(probe.model, shank, el) for shank in probe.shanks for el in wanted)
+        )
+        self.shank = np.array([self.electrode_of[channel][0] for channel in self.acquired])
+        self.contact_id = [_contact_id(probe.model, *self.electrode_of[channel]) for channel in self.acquired]
+        self.xy_um = np.array([positions[contact] for contact in self.contact_id])
+        slot_of = _adc_slots(self.mux)
+        self.shift = np.array([slot_of[channel] / self.model.n_cycles for channel in self.acquired])
+        self.label = self._plant_bad_channels()
+        self.in_brain = self.label != "out"
+        self.alive = self.label != "dead"
+        self.artifact_gain = self.rng.uniform(0.9, 1.1, self.shank.size)
+        self.noise_cov = self._noise_covariance()
+        self.templates, self.units, self.spikes = self._draw_units()
+
+    def _plant_bad_channels(self) -> np.ndarray:
+        """(n_channels,) of "good", "dead", "noise", "out".
+
+        Dead and noisy channels keep 6 rows' distance in depth order from the brain's surface and 12 from
+        each other: the detector's running median over 11 channels then sees at most one of them.
+        """
+        label = np.full(self.shank.size, "good", dtype="U5")
+        candidates = []
+        for shank in self.probe.shanks:
+            on_shank = np.flatnonzero(self.shank == shank)
+            by_depth = on_shank[np.lexsort((self.xy_um[on_shank, 0], self.xy_um[on_shank, 1]))]
+            n_inside = by_depth.size - self.probe.n_outside
+            label[by_depth[n_inside:]] = "out"
+            candidates.append(by_depth[: n_inside - 6])
+        # One bad channel after the other goes to the next shank, spread over its depth.
+        n_bad = self.probe.n_dead + self.probe.n_noisy
+        per_shank = -(-n_bad // len(candidates))
+        for index in range(n_bad):
+            places = candidates[index % len(candidates)]
+            place = (index // len(candidates) + 0.5) / per_shank * places.size
+            label[places[int(place)]] = "dead" if index < self.probe.n_dead else "noise"
+        return label
+
+    def _noise_covariance(self) -> np.ndarray:
+        """(n_channels, n_channels) float64 µV²: own, local and common noise, by the labels."""
+        distance = np.linalg.norm(self.xy_um[:, None] - self.xy_um[None], axis=2)
+        shared = NOISE_COMMON_UV**2 + NOISE_LOCAL_UV**2 * np.exp(-distance / NOISE_LOCAL_UM)
+        brain = (self.in_brain & self.alive).astype(float)
+        own = np.where(self.alive, NOISE_OWN_UV, NOISE_DEAD_UV) ** 2
+        own = own + np.where(self.label == "noise", NOISE_NOISY_UV**2, 0.0)
+        return shared * np.outer(brain, brain) + np.diag(own)
+
+    def _draw_locations(self, inside: np.ndarray, n_units: int) -> np.ndarray:
+        """(n_units, 3) µm: a unit near the middle of each of n_units equal slices of the brain's depth.
+
+        Kilosort 4 takes all spikes near one of its cluster centres (each 40 µm on a 1.0 probe, 30 µm on a
+        2.0 probe) for one unit while they are fewer than 1000, as they are in a short recording. So that
+        recall and precision of a short session measure the pipeline, no two such units share a centre.
+        """
+        from spikeinterface.core.generate import generate_unit_locations
+
+        x_um, (bottom, top) = self.xy_um[inside, 0], _range(self.xy_um[inside, 1])
+        height = (top - bottom) / n_units
+        locations = []
+        for middle in bottom + height * (np.arange(n_units) + 0.5):
+            corners = [(x, middle + side * 0.1 * height) for x in _range(x_um) for side in (-1, 1)]
+            seed = int(self.rng.integers(2**31))
+            locations.append(
+                generate_unit_locations(
+                    1, np.array(corners), margin_um=0.0, minimum_z=8.0, maximum_z=25.0, seed=seed
+                )
+            )
+        return np.concatenate(locations)
+
+    def _draw_units(self) -> tuple[np.ndarray, list[UnitTruth], tuple[np.ndarray, np.ndarray]]:
+        """Templates (n_units, n_template_samples, n_channels) float32 µV, the units, and their spikes.
+
+        Spikes are two int64 arrays, unit and sample, ordered by sample.
+        """
+        from spikeinterface.core import generate_sorting
+        from spikeinterface.core.generate import generate_templates
+
+        n_of = (self.probe.n_units, self.probe.n_small_units)
+        templates, shanks, mains = [], [], []
+        for shank in self.probe.shanks:
+            inside = np.flatnonzero((self.shank == shank) & self.in_brain)
+            living = inside[self.alive[inside]]
+            main_able = inside[self.label[inside] == "good"]
+            locations = np.concatenate([self._draw_locations(inside, n) for n in n_of])
+            drawn = generate_templates(
+                self.xy_um[living],
+                locations,
+                AP_RATE_HZ,
+                *TEMPLATE_MS,
+                seed=int(self.rng.integers(2**31)),
+                unit_params=dict(alpha=1.0, spatial_decay=(18.0, 28.0), ellipse_shrink=(0.7, 1.0)),
+            )
+            nbefore = _n_before()
+            for index in range(sum(n_of)):
+                amplitude_range = UNIT_AMPLITUDE_UV if index < n_of[0] else SMALL_UNIT_AMPLITUDE_UV
+                peak = np.exp(self.rng.uniform(*np.log(amplitude_range)))
+                template = np.zeros((drawn.shape[1], self.shank.size), dtype=np.float32)
+                template[:, living] = drawn[index]
+                main = main_able[np.argmin(template[:, main_able].min(axis=0))]
+                # Conduction delays move the trough of the largest channel off the nominal sample.
+                template = np.roll(template, nbefore - int(np.argmin(template[:, main])), axis=0)
+                templates.append(template * (peak / -template[nbefore, main]))
+                shanks.append(shank)
+                mains.append(main)
+
+        n_units = len(templates)
+        rates = np.exp(self.rng.uniform(*np.log(FIRING_RATE_HZ), n_units))
+        sorting = generate_sorting(
+            num_units=n_units,
+            sampling_frequency=AP_RATE_HZ,
+            durations=[self.n_samples / AP_RATE_HZ],
+            firing_rates=rates,
+            refractory_period_ms=REFRACTORY_MS,
+            seed=int(self.rng.integers(2**31)),
+        )
+        vector = sorting.to_spike_vector()
+        unit, sample = vector["unit_index"].astype(np.int64), vector["sample_index"].astype(np.int64)
+        flat = np.array([t.ravel() / np.linalg.norm(t) for t in templates])
+        cosine = np.clip(flat @ flat.T - 2 * np.eye(n_units), 0.0, None)
+        peaks = np.array([-t[_n_before(), main] for t, main in zip(templates, mains, strict=True)])
+        snrs = peaks / np.sqrt(np.diag(self.noise_cov))[mains]
+        cosine[:, snrs < WELL_ISOLATED_SNR] = 0.0
+        units = []
+        for index, main in enumerate(mains):
+            snr, similarity = float(snrs[index]), float(cosine[index].max())
+            units.append(
+                UnitTruth(
+                    unit=index,
+                    shank=int(shanks[index]),
+                    raw_column=int(main),
+                    contact_id=self.contact_id[main],
+                    peak_uv=float(peaks[index]),
+                    snr=snr,
+                    similarity=similarity,
+                    n_spikes=int(np.sum(unit == index)),
+                    well_isolated=snr >= WELL_ISOLATED_SNR and similarity <= WELL_ISOLATED_SIMILARITY,
+                )
+            )
+        return np.stack(templates), units, (unit, sample)
+
+    def _noise(self, rate_hz: float, n_samples: int, scale: float, seed: int) -> BaseRecording:
+        """Background noise with the covariance of the probe, lazily computed."""
+        from spikeinterface.generation import NoiseGeneratorRecording
+        from spikeinterface.preprocessing import whiten
+
+        white = NoiseGeneratorRecording(
+            num_channels=self.shank.size,
+            sampling_frequency=rate_hz,
+            durations=[n_samples / rate_hz + 1.0],
+            strategy="on_the_fly",
+            noise_block_size=3000,
+            seed=seed,
+        )
+        # whiten() with a given matrix is a matrix product: here it colours.
+        factor = scale * np.linalg.cholesky(self.noise_cov).T
+        return whiten(white, W=factor.astype(np.float32), apply_mean=False)
+
+    def write_stream(self, folder: Path, run_folder: Path, kind: str, waves, artifact_s) -> StreamTruth:
+        """Write <run>_g0_imecN/<run>_g0_t0.imecN.<kind>.bin and .meta."""
+        from spikeinterface.core.generate import InjectTemplatesRecording
+        from spikeinterface.core import NumpySorting
+        from spikeinterface.preprocessing import phase_shift
+
+        ratio = 1 if kind == "ap" else round(AP_RATE_HZ / LF_RATE_HZ)
+        rate_hz, true_rate_hz = AP_RATE_HZ / ratio, self.true_rate_hz / ratio
+        n_samples = self.n_samples // ratio
+        seed = int(self.rng.integers(2**31))
+        if kind == "ap":
+            unit, sample = self.spikes
+            recording = InjectTemplatesRecording(
+                NumpySorting.from_samples_and_labels([sample], [unit], AP_RATE_HZ),
+                self.templates,
+                nbefore=_n_before(),
+                parent_recording=self._noise(rate_hz, n_samples, 1.0, seed),
+            )
+            gain_at = _highpass_gain if self.has_lf else _no_filter
+            gain_uv = self.model.gain_uv(self.model.ap_gain)
+        else:
+            recording = self._noise(rate_hz, n_samples, 0.5, seed)
+            gain_at = _lowpass_gain
+            gain_uv = self.model.gain_uv(self.model.lf_gain)
+        # phase_shift delays by the given number of samples, to undo that a channel was sampled late. Its
+        # negative is what the ADC does.
+        recording = phase_shift(recording, inter_sample_shift=-self.shift)
+        analytic = _AnalyticSignal(
+            waves,
+            gain_at,
+            self.xy_um[:, 1],
+            self.shift / true_rate_hz,
+            self.in_brain,
+            self.alive,
+            artifact_s,
+            self.config.artifact_uv,
+            self.artifact_gain,
+        )
+
+        def chunk(first: int, last: int) -> np.ndarray:
+            true_s = self.probe.start_s + np.arange(first, last) / true_rate_hz
+            uv = recording.get_traces(start_frame=first, end_frame=last) + analytic(true_s)
+            counts = np.empty((last - first, self.shank.size + 1), dtype="<i2")
+            limit = self.model.max_int
+            counts[:, :-1] = np.clip(np.rint(uv / gain_uv), -limit, limit - 1)
+            counts[:, -1] = _sync_level(true_s).astype(np.int16) << IMEC_SYNC_BIT
+            return counts
+
+        device = self.probe.device
+        probe_folder = run_folder / f"{self.config.run}_g0_{device}"
+        probe_folder.mkdir(exist_ok=True)
+        data = probe_folder / f"{self.config.run}_g0_t0.{device}.{kind}.bin"
+        log.info("simulate: %s, %d channels, %.0f s", data.name, self.shank.size, n_samples / rate_hz)
+        sha1 = _write_chunks(data, chunk, n_samples, round(CHUNK_S * rate_hz))
+        meta = self._meta(data, kind, n_samples, rate_hz, self.first_sample // ratio, sha1)
+        _write_meta(data, meta)
+        return StreamTruth(
+            name=f"{device}.{kind}",
+            file=data.relative_to(folder).as_posix(),
+            sampling_rate_hz=rate_hz,
+            true_rate_hz=true_rate_hz,
+            start_s=self.probe.start_s,
+            n_samples=n_samples,
+            n_columns=self.shank.size + 1,
+            first_sample=self.first_sample // ratio,
+            sync_column=self.shank.size,
+            sync_bit=IMEC_SYNC_BIT,
+        )
+
+    def _meta(self, data, kind, n_samples, rate_hz, first_sample, sha1) -> dict[str, str]:
+        """Fields of the .meta file, as SpikeGLX 20240620 writes them."""
+        model, n_lf = self.model, 384 if self.has_lf else 0
+        band_offset, prefix = (0, "AP") if kind == "ap" else (384, "LF")
+        saved = self.acquired + band_offset
+        sync = 384 + n_lf
+        n = self.shank.size
+        if self.has_lf:
+            entries = [f"{c} 0 0 {model.ap_gain} {model.lf_gain} 1" for c in range(384)]
+        else:
+            entries = [f"{c} {self.electrode_of[c][0]} 0 0 {self.electrode_of[c][1]}" for c in range(384)]
+        # x in snsGeomMap counts from the shank's left edge, where the leftmost column of a 1.0 probe is 11 µm
+        # in and that of a 2.0 probe 27 µm; probeinterface counts from that column.
+        edge_um = 11 if self.has_lf else 27
+        x_um = self.xy_um[:, 0] - 250 * self.shank + edge_um
+        geometry = zip(self.shank, x_um, self.xy_um[:, 1], strict=True)
+        n_shanks, pitch = (1, 0) if self.has_lf else (4, 250)
+        return {
+            **_common_meta(self.config, data, n_samples, rate_hz, n + 1, first_sample, sha1),
+            "acqApLfSy": f"384,{n_lf},1",
+            "imAiRangeMax": f"{model.range_v}",
+            "imAiRangeMin": f"-{model.range_v}",
+            "imAnyChanFullBand": "false" if self.has_lf else "true",
+            "imCalibrated": "true",
+            "imChan0apGain": f"{model.ap_gain}",
+            **({"imChan0lfGain": f"{model.lf_gain}"} if self.has_lf else {}),
+            "imDatApi": "3.70.2",
+            "imDatBs_fw": "2.0.169",
+            "imDatBsc_fw": "3.2.189",
+            "imDatBsc_hw": "2.1",
+            "imDatBsc_pn": "NP2_QBSC_00",
+            "imDatBsc_sn": "20240117",
+            "imDatBsc_tech": "standard",
+            "imDatFx_hw": "4.13" if self.has_lf else "0.1",
+            "imDatFx_pn": "NP2_FLEX_0" if self.has_lf else "NPM_FLEX_01",
+            "imDatFx_sn": "0" if self.has_lf else "23200107",
+            "imDatHs_hw": "5.1" if self.has_lf else "3.2",
+            "imDatHs_pn": "NP2_HS_30" if self.has_lf else "NPM_HS_31",
+            "imDatHs_sn": "761" if self.has_lf else "23200107",
+            "imDatPrb_dock": "1",
+            "imDatPrb_pn": model.part_number,
+            "imDatPrb_port": f"{int(self.probe.device[4:]) + 1}",
+            "imDatPrb_slot": "2",
+            "imDatPrb_sn": model.serial_number,
+            "imDatPrb_type": f"{model.imro_type}",
+            "imErrFlags_IS_CT_SR_LK_PP_SY_MS": "0 0 0 0 0 0 0",
+            "imIsSvyRun": "false",
+            "imLEDEnable": "false",
+            "imLowLatency": "false",
+            "imMaxInt": f"{model.max_int}",
+            "imSampRate": _number(rate_hz),
+            "imStdby": "",
+            "imSvyMaxBnk": "-1",
+            "imSvySecPerBnk": "35",
+            "imTipLength": "209" if self.has_lf else "206",
+            "imTrgRising": "true",
+            "imTrgSource": "0",
+            "imX0EdgeToCntr": "27",
+            "imroFile": "",
+            "snsApLfSy": f"{n},0,1" if kind == "ap" else f"0,{n},1",
+            "snsSaveChanSubset": _ranges([*saved, sync]),
+            "syncImInputSlot": "2",
+            "typeThis": "imec",
+            "~imroTbl": f"({model.imro_type},384)" + "".join(f"({entry})" for entry in entries),
+            "~muxTbl": self.mux,
+            "~snsChanMap": f"(384,{n_lf},1)"
+            + "".join(f"({prefix}{a};{c}:{a})" for a, c in zip(self.acquired, saved, strict=True))
+            + f"(SY0;{sync}:{sync})",
+            "~snsGeomMap": f"({model.part_number},{n_shanks},{pitch},70)"
+            + "".join(f"({s}:{x:.0f}:{y:.0f}:1)" for s, x, y in geometry),
+        }
+
+    def truth(self, ap: StreamTruth, lf: StreamTruth | None) -> ProbeTruth:
+        """The probe's part of truth.json."""
+        channels = [
+            ChannelTruth(
+                raw_column=column,
+                channel_id=f"AP{self.acquired[column]}",
+                acquired_channel=int(self.acquired[column]),
+                contact_id=self.contact_id[column],
+                shank=int(self.shank[column]),
+                x_um=float(self.xy_um[column, 0]),
+                y_um=float(self.xy_um[column, 1]),
+                inter_sample_shift=float(self.shift[column]),
+                label=str(self.label[column]),
+            )
+            for column in range(self.shank.size)
+        ]
+        return ProbeTruth(
+            name=self.name,
+            device=self.probe.device,
+            part_number=self.model.part_number,
+            serial_number=self.model.serial_number,
+            gain_uv=self.model.gain_uv(self.model.ap_gain),
+            lf_gain_uv=self.model.gain_uv(self.model.lf_gain) if self.has_lf else None,
+            ap=ap,
+            lf=lf,
+            channels=channels,
+            units=self.units,
+            spikes=f"spikes_{self.name}.npz",
+        )
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _n_before() -> int:
+    """Sample of the trough within a template."""
+    return round(TEMPLATE_MS[0] * AP_RATE_HZ / 1000)
+
+
+def _acquired_electrodes(model: str) -> dict[int, tuple[int, int]]:
+    """(shank, electrode) of each readout channel: bank 0, or the lowest 96 electrodes of all four shanks."""
+    shanks, n_electrodes = ((0,), 384) if model == "1.0" else (range(4), 96)
+    return {
+        acquired_channel(model, shank, electrode): (shank, electrode)
+        for shank in shanks
+        for electrode in range(n_electrodes)
+    }
+
+
+def _contact_id(model: str, shank: int, electrode: int) -> str:
+    """probeinterface's name of a contact."""
+    return f"e{electrode}" if model == "1.0" else f"s{shank}e{electrode}"
+
+
+def _adc_slots(mux_table: str) -> dict[int, int]:
+    """Slot of the ADC's cycle in which each readout channel is sampled, from SpikeGLX's muxTbl."""
+    groups = re.findall(r"\(([^)]*)\)", mux_table)[1:]
+    return {int(channel): slot for slot, group in enumerate(groups) for channel in group.split()}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# NIDQ
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _write_nidq(folder, run_folder, config, rng):
+    """Write <run>_g0_t0.nidq.bin and .meta: XA0 and the digital word XD0. Returns what the truth needs."""
+    true_rate_hz = NIDQ_RATE_HZ * (1 + 1e-6 * config.nidq_drift_ppm)
+    start_s = config.nidq_start_s
+    n_samples = round((config.duration_s + 0.4) * NIDQ_RATE_HZ)
+    first_sample = round((12.4 + start_s) * true_rate_hz)
+    end_s = config.duration_s - 0.2
+    analog = AnalogTruth(
+        name="XA0", raw_column=0, offset_v=0.4, amplitude_v=1.2, frequency_hz=0.73, phase_rad=0.9
+    )
+    # The animal licks irregularly; the camera exposes 5 ms at 30 Hz.
+    lick = np.cumsum(rng.exponential(0.25, int(config.duration_s / 0.3)) + 0.1) + 0.4
+    lick = lick[lick < end_s]
+    camera = np.arange(0.7, end_s, 1 / 30)
+    pulses = {
+        "lick": (1, lick, lick + rng.uniform(0.02, 0.06, lick.size)),
+        "camera": (2, camera, camera + 0.005),
+    }
+
+    def chunk(first: int, last: int) -> np.ndarray:
+        true_s = start_s + np.arange(first, last) / true_rate_hz
+        counts = np.empty((last - first, 2), dtype="<i2")
+        volts = _analog_v(analog, true_s)
+        counts[:, 0] = np.clip(np.rint(volts / NIDQ_RANGE_V * 32768), -32768, 32767)
+        word = _sync_level(true_s).astype(np.int16) << NIDQ_SYNC_BIT
+        for bit, on, off in pulses.values():
+            high = np.searchsorted(on, true_s, side="right") > np.searchsorted(off, true_s, side="right")
+            word |= high.astype(np.int16) << bit
+        counts[:, 1] = word
+        return counts
+
+    data = run_folder / f"{config.run}_g0_t0.nidq.bin"
+    log.info("simulate: %s", data.name)
+    sha1 = _write_chunks(data, chunk, n_samples, round(10 * CHUNK_S * NIDQ_RATE_HZ))
+    meta = {
+        **_common_meta(config, data, n_samples, NIDQ_RATE_HZ, 2, first_sample, sha1),
+        "acqMnMaXaDw": "0,0,1,1",
+        "niAiRangeMax": _number(NIDQ_RANGE_V),
+        "niAiRangeMin": _number(-NIDQ_RANGE_V),
+        "niAiTermination": "Default",
+        "niClockLine1": "Internal",
+        "niClockSource": f"PXI1Slot4_Internal : {NIDQ_RATE_HZ:.6f}",
+        "niDev1": "PXI1Slot4",
+        "niDev1ProductName": "PXIe-6341",
+        "niMAChans1": "",
+        "niMAGain": "1",
+        "niMNChans1": "",
+        "niMNGain": "200",
+        "niMaxInt": "32768",
+        "niMuxFactor": "32",
+        "niSampRate": _number(NIDQ_RATE_HZ),
+        "niStartEnable": "false",
+        "niStartLine": "PXI1Slot4/port0/line0",
+        "niXAChans1": "0",
+        "niXDBytes1": "1",
+        "niXDChans1": "0:7",
+        "snsMnMaXaDw": "0,0,1,1",
+        "snsSaveChanSubset": "0:1",
+        "syncNiChan": f"{NIDQ_SYNC_BIT}",
+        "syncNiChanType": "0",
+        "syncNiThresh": "1.1",
+        "typeThis": "nidq",
+        "~snsChanMap": "(0,0,32,1,1)(XA0;0:0)(XD0;1:1)",
+        "~snsShankMap": "(1,2,0)",
+    }
+    _write_meta(data, meta)
+    stream = StreamTruth(
+        name="nidq",
+        file=data.relative_to(folder).as_posix(),
+        sampling_rate_hz=NIDQ_RATE_HZ,
+        true_rate_hz=true_rate_hz,
+        start_s=start_s,
+        n_samples=n_samples,
+        n_columns=2,
+        first_sample=first_sample,
+        sync_column=1,
+        sync_bit=NIDQ_SYNC_BIT,
+    )
+    lines = [LineTruth(name=name, bit=bit, n_events=on.size) for name, (bit, on, _) in pulses.items()]
+    events = {}
+    for name, (_, on, off) in pulses.items():
+        events[f"{name}_on"], events[f"{name}_off"] = on, off
+    return stream, lines, analog, events
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _chunks(n_samples: int, size: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, n_samples, size):
+        yield first, min(first + size, n_samples)
+
+
+def _write_chunks(path: Path, chunk: Callable[[int, int], np.ndarray], n_samples: int, size: int) -> str:
+    """Write chunk(first, last) for all samples to path; returns the SHA-1 of the file."""
+    digest = hashlib.sha1()
+    with path.open("wb") as file:
+        for first, last in _chunks(n_samples, size):
+            block = chunk(first, last).tobytes()
+            digest.update(block)
+            file.write(block)
+            if last % (60 * size) == 0:
+                log.info("simulate: %s: %d %%", path.name, 100 * last // n_samples)
+    return digest.hexdigest().upper()
+
+
+def _common_meta(config, data, n_samples, rate_hz, n_columns, first_sample, sha1) -> dict[str, str]:
+    """Fields that imec and NIDQ files share."""
+    size = data.stat().st_size
+    in_run = data.as_posix().split("/raw/", 1)[1]
+    return {
+        "appVersion": "20240620",
+        "fileCreateTime": config.start_time,
+        "fileName": f"D:/data/{in_run}",
+        "fileSHA1": sha1,
+        "fileSizeBytes": f"{size}",
+        "fileTimeSecs": repr(n_samples / rate_hz),
+        "firstSample": f"{first_sample}",
+        "gateMode": "Immediate",
+        "nDataDirs": "1",
+        "nSavedChans": f"{n_columns}",
+        "syncSourceIdx": "3",
+        "syncSourcePeriod": _number(SYNC_PERIOD_S),
+        "trigMode": "Immediate",
+        "typeImEnabled": f"{len(config.probes)}",
+        "typeNiEnabled": "1",
+        "typeObEnabled": "0",
+        "userNotes": "",
+    }
+
+
+def _write_meta(data: Path, fields: dict[str, str]) -> None:
+    """SpikeGLX's order: plain keys, then those that start with ~, each alphabetically."""
+    lines = [f"{key}={fields[key]}\n" for key in sorted(fields, key=lambda key: (key[0] == "~", key))]
+    data.with_suffix(".meta").write_text("".join(lines), encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    """30000.0 as 30000, 10593.2 as 10593.2."""
+    return repr(int(value)) if value == int(value) else repr(value)
+
+
+def _ranges(channels: list[int]) -> str:
+    """SpikeGLX's list of saved channels: 0:2,5,7:8."""
+    runs: list[list[int]] = []
+    for channel in channels:
+        if runs and channel == runs[-1][1] + 1:
+            runs[-1][1] = int(channel)
+        else:
+            runs.append([int(channel), int(channel)])
+    return ",".join(f"{first}:{last}" if last > first else f"{first}" for first, last in runs)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Scores
+# ---------------------------------------------------------------------------------------------------------
+
+
+def score_sorting(
+    true_trains: dict[int, np.ndarray], sorted_trains: dict[int, np.ndarray], sampling_rate_hz: float
+) -> pd.DataFrame:
+    """Recall, precision and accuracy of each true unit, by SpikeInterface's comparison to ground truth.
+
+    true_trains, sorted_trains: unit id to samples (int, ascending) on the same clock. A true and a sorted
+    spike within 0.4 ms are one; each true unit gets at most one sorted unit (Hungarian match). Returns one
+    row per true unit, index "unit": matched_unit (-1: none), recall, precision, accuracy (0: no match).
+    """
+    import pandas as pd
+    from spikeinterface.comparison import compare_sorter_to_ground_truth
+    from spikeinterface.core import NumpySorting
+
+    columns = ["matched_unit", "recall", "precision", "accuracy"]
+    if not sorted_trains:
+        table = pd.DataFrame([[-1, 0.0, 0.0, 0.0]] * len(true_trains), columns=columns)
+        return table.set_index(pd.Index(list(true_trains), name="unit"))
+    comparison = compare_sorter_to_ground_truth(
+        NumpySorting.from_unit_dict([true_trains], sampling_rate_hz),
+        NumpySorting.from_unit_dict([sorted_trains], sampling_rate_hz),
+        exhaustive_gt=False,
+        delta_time=0.4,
+        match_mode="hungarian",
+    )
+    table = comparison.get_performance()[["recall", "precision", "accuracy"]].astype(float)
+    table.insert(0, "matched_unit", comparison.hungarian_match_12.astype(int))
+    return table.rename_axis("unit")
+
+
+def score_alf(truth_folder: Path, alf_folder: Path, probe: str) -> pd.DataFrame:
+    """Compare a probe's published ALF spikes with the truth.
+
+    truth_folder: the folder that simulate_session wrote. alf_folder: holds spikes.samples.npy and
+    spikes.clusters.npy. Returns one row per well-isolated true unit: shank, peak_uv, snr, n_spikes and the
+    columns of score_sorting.
+    """
+    truth = Truth.load(truth_folder)
+    spikes, probe_truth = truth.spikes(probe), truth.probe(probe)
+    units = {unit.unit: unit for unit in probe_truth.units if unit.well_isolated}
+    samples = np.load(Path(alf_folder) / "spikes.samples.npy").astype(np.int64)
+    clusters = np.load(Path(alf_folder) / "spikes.clusters.npy").astype(np.int64)
+    table = score_sorting(
+        {unit: spikes["sample"][spikes["unit"] == unit] for unit in units},
+        {int(cluster): np.sort(samples[clusters == cluster]) for cluster in np.unique(clusters)},
+        probe_truth.ap.sampling_rate_hz,
+    )
+    for position, column in enumerate(("shank", "peak_uv", "snr", "n_spikes")):
+        table.insert(position, column, [getattr(units[unit], column) for unit in table.index])
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Command line
+# ---------------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``powerpixels simulate``."""
+    parser.add_argument("folder", type=Path, help="where to write raw/, truth/ and samplesheet.csv")
+    parser.add_argument("--preset", choices=("small", "demo", "full"), default="demo", help="size")
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="instead of the preset's")
+    parser.add_argument("--seed", type=int, help="another draw of everything random")
+    parser.add_argument("--start-time", metavar="ISO8601", help="of the recording: 2026-03-01T10:35:10")
+
+
+def run(args: Namespace) -> None:
+    """Body of ``powerpixels simulate``."""
+    changes = {"duration_s": args.duration, "seed": args.seed}
+    if args.start_time is not None:
+        changes["start_time"] = datetime.fromisoformat(args.start_time).strftime("%Y-%m-%dT%H:%M:%S")
+    config = getattr(SimulationConfig, args.preset)()
+    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    path = simulate_session(args.folder, config)
+    print(json.dumps({"truth": str(path), "samplesheet": str(args.folder / "samplesheet.csv")}))

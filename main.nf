@@ -1,0 +1,41 @@
+#!/usr/bin/env nextflow
+// Power Pixels: raw Neuropixels recordings to sorted, labelled, synchronised units.
+
+include { readParams ; readSamplesheet } from './subworkflows/inputs'
+include { failedTasks ; failureLine    } from './subworkflows/failures'
+include { NEUROPIXELS                  } from './subworkflows/neuropixels'
+
+workflow {
+    main:
+    def opts = readParams(params, file("${projectDir}/nextflow_schema.json"))
+    // [ [subject: 'mouse01', session: '2026-03-01_001'], /data/mouse01/run1_g0, [], 'd41d8c…' ]
+    sessions = channel.fromList(readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json")))
+
+    NEUROPIXELS(sessions, opts)
+
+    NEUROPIXELS.out.versions
+        .map { process, versions -> versionLines(process, versions) }
+        .unique()
+        .collectFile(
+            name: 'software_versions.yml',
+            storeDir: "${opts.outdir}/pipeline_info",
+            sort: true,
+            seed: "Workflow:\n  powerpixels: ${workflow.manifest.version}\n  Nextflow: ${workflow.nextflow.version}\n"
+        )
+
+    workflow.onComplete = {
+        def failures = failedTasks()
+        if (failures) {
+            log.error("${failures.size()} part${failures.size() > 1 ? 's' : ''} of the run failed; everything else is in ${opts.outdir}\n    " + failures.collect { failure -> failureLine(failure) }.join('\n    '))
+        }
+        else if (workflow.success) {
+            log.info("All done. The results are in ${opts.outdir}, one line a probe in ${opts.outdir}/summary.csv")
+        }
+    }
+}
+
+// A process's software versions as YAML.
+def versionLines(process, versions) {
+    def named = new groovy.json.JsonSlurper().parse(versions)
+    return "${process.tokenize(':').last()}:\n".toString() + named.collect { entry -> "  ${entry.key}: ${entry.value}\n" }.join('')
+}

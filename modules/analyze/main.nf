@@ -1,0 +1,33 @@
+include { memoryOf ; timeOf } from '../resources'
+
+// Waveforms, locations and quality metrics of one sorting unit's units.
+process ANALYZE {
+    tag "${meta.subject}/${meta.session}/${meta.probe}/${meta.unit}"
+    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/analyzers/${meta.probe}", mode: params.publish_dir_mode, pattern: 'analysis/analyzer.zarr', saveAs: { "${meta.unit}.zarr" }
+
+    cpus 8
+    memory { memoryOf(task, 16.GB) }
+    time { timeOf(task, 8.h) }
+
+    input:
+    tuple val(meta), path(traces, stageAs: 'traces'), path(sorting)
+    val options
+    val code
+
+    output:
+    tuple val(meta), path('analysis'), emit: analysis
+    path 'analysis/analyzer.zarr', optional: true, emit: analyzer
+    tuple val(task.process), path('versions.json'), emit: versions
+
+    script:
+    """
+    pp_analyze.py --unit-dir traces --sorting ${sorting} --out analysis --jobs ${task.cpus} --seed ${options.seed}
+    """
+
+    stub:
+    """
+    mkdir analysis
+    echo '{}' > analysis/analysis.json
+    echo '{}' > versions.json
+    """
+}

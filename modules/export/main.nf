@@ -1,0 +1,47 @@
+include { memoryOf ; timeOf } from '../resources'
+
+// Joins a probe's sorting units with its clock and channels into ALF and NWB.
+process EXPORT {
+    tag "${meta.subject}/${meta.session}/${meta.probe}"
+    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,nwb/*,summary.json}', saveAs: { name -> published(name, meta.probe) }
+
+    cpus 1
+    memory { memoryOf(task, 8.GB) }
+    time { timeOf(task, 4.h) }
+
+    input:
+    // sorting1, analysis1, labels1 and recording1.json belong to one sorting unit, sorting2 … to the next.
+    tuple val(meta), val(document), path(preprocess), path(sync), path(sortings, stageAs: 'sorting?'), path(analyses, stageAs: 'analysis?'), path(labels, stageAs: 'labels?'), path(recordings, stageAs: 'recording?.json')
+    val code
+
+    output:
+    tuple val(meta), path('export/summary.json'), emit: summary
+    path 'export/alf/*', emit: alf
+    path 'export/nwb/*', emit: nwb
+    tuple val(task.process), path('versions.json'), emit: versions
+
+    script:
+    """
+    cat > probe.json <<'END_OF_DOCUMENT'
+    ${document}
+    END_OF_DOCUMENT
+    pp_export.py --probe probe.json --preprocess ${preprocess} --sync ${sync} --out export \\
+        --sorting ${sortings} --analysis ${analyses} --labels ${labels} --recording ${recordings}
+    """
+
+    stub:
+    """
+    mkdir -p export/alf export/nwb
+    touch export/alf/spikes.times.npy export/nwb/${meta.probe}.nwb
+    printf '{"subject": "%s", "session": "%s", "probe": "%s"}\\n' '${meta.subject}' '${meta.session}' '${meta.probe}' > export/summary.json
+    echo '{}' > versions.json
+    """
+}
+
+// Where a file of the export folder goes below the session's folder.
+def published(name, probe) {
+    def inside = name - 'export/'
+    return inside == 'summary.json' ? "qc/${probe}/summary.json"
+        : inside.startsWith('alf/') ? "alf/${probe}/${inside - 'alf/'}"
+        : inside
+}

@@ -1,0 +1,41 @@
+include { memoryOf ; timeOf } from '../resources'
+
+// Filters, aligns and references a probe's traces and writes them once, as int16, for each sorting unit.
+process PREPROCESS {
+    tag "${meta.subject}/${meta.session}/${meta.probe}"
+    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/qc/${meta.probe}", mode: params.publish_dir_mode, pattern: 'preprocessed/preprocess.json', saveAs: { 'preprocess.json' }
+
+    cpus 8
+    memory { memoryOf(task, 16.GB) }
+    time { timeOf(task, 12.h) }
+
+    input:
+    tuple val(meta), val(document), path(files, stageAs: 'raw/*')
+    val options
+    val code
+
+    output:
+    // One folder a sorting unit: shank0, shank1, … or probe.
+    tuple val(meta), path('preprocessed/preprocess.json'), path('preprocessed/*', type: 'dir'), emit: preprocessed
+    tuple val(task.process), path('versions.json'), emit: versions
+
+    script:
+    """
+    cat > probe.json <<'END_OF_DOCUMENT'
+    ${document}
+    END_OF_DOCUMENT
+    pp_preprocess.py --probe probe.json --raw-dir raw --out preprocessed --jobs ${task.cpus} \\
+        --reference ${options.reference} --local-radius-um ${options.local_radius_um} \\
+        --highpass-hz ${options.highpass_hz} --sort-by ${options.sort_by} --seed ${options.seed}
+    """
+
+    stub:
+    """
+    for unit in ${options.sort_by == 'probe' ? 'probe' : 'shank0 shank1 shank2 shank3'}; do
+        mkdir -p preprocessed/\$unit
+        echo '{}' > preprocessed/\$unit/recording.json
+    done
+    echo '{}' > preprocessed/preprocess.json
+    echo '{}' > versions.json
+    """
+}

@@ -1,0 +1,29 @@
+// Fails on purpose for a probe (or a session) that INSPECT found unfit, so that it counts as failed in the
+// trace, the summary and the run's exit status as any other failure does.
+process REFUSE {
+    tag "${[meta.subject, meta.session, meta.probe].findAll { part -> part }.join('/')}"
+
+    cpus 1
+    memory 100.MB
+    time 10.min
+
+    input:
+    tuple val(meta), val(reason)
+
+    output:
+    val meta, emit: never
+
+    script:
+    """
+    cat >&2 <<'END_OF_REASON'
+    ERROR: ${reason}
+    END_OF_REASON
+    exit 65
+    """
+
+    stub:
+    """
+    echo 'ERROR: refused' >&2
+    exit 65
+    """
+}

@@ -1,0 +1,78 @@
+// What went wrong in a run, read from its trace: Nextflow itself hands a workflow no list of failed tasks.
+
+// Failed tasks that no later attempt made good: a list of
+// [subject, session, probe ('' for a whole session), shank, stage, exit, reason, log], sorted.
+// A task's tag is subject/session[/probe[/shank]].
+def failedTasks() {
+    def trace = file(nextflow.Global.session.config.trace.file)
+    if (!trace.exists()) {
+        return []
+    }
+    def lines = trace.readLines()
+    def columns = lines[0].split('\t') as List
+    def rows = lines.drop(1).collect { line -> [columns, line.split('\t', -1) as List].transpose().collectEntries { pair -> [pair[0], pair[1]] } }
+    def sound = rows.findAll { row -> row.status in ['COMPLETED', 'CACHED'] }.collect { row -> [row.process, row.tag] }
+    return rows
+        .findAll { row -> row.status in ['FAILED', 'ABORTED'] && !([row.process, row.tag] in sound) }
+        .groupBy { row -> [row.process, row.tag] }
+        .collect { _task, attempts -> describe(attempts.max { row -> row.attempt as Integer }) }
+        .sort { failure -> [failure.subject, failure.session, failure.probe, failure.stage, failure.shank].join('/') }
+}
+
+def describe(row) {
+    def parts = row.tag.tokenize('/')
+    def log_file = file("${row.workdir}/.command.log")
+    return [
+        subject: parts[0],
+        session: parts[1] ?: '',
+        probe: parts[2] ?: '',
+        shank: parts[3] ?: '',
+        stage: row.process.tokenize(':').last(),
+        exit: row.exit,
+        reason: reason(row.exit, log_file, row.attempt),
+        log: log_file.toString(),
+    ]
+}
+
+// The message of the executable where it gave one, else what the exit status means.
+def reason(exit, log_file, attempt) {
+    def known = [
+        '137': 'killed, most likely for memory',
+        '140': 'it ran into its time limit',
+        '143': 'preempted or cancelled',
+        '-': 'the job ended without an exit status',
+        '2147483647': 'the job ended without an exit status',
+    ]
+    def lines = log_file.exists() ? log_file.readLines() : []
+    def said = lines.reverse().find { line -> line.startsWith('ERROR: ') }
+    if (said) {
+        return said - 'ERROR: '
+    }
+    if (exit in known) {
+        return "${known[exit]} (${attempt} attempt${attempt == '1' ? '' : 's'})".toString()
+    }
+    return "exit status ${exit}: ${lines.findAll { line -> line.trim() }.takeRight(1).join('') ?: 'its log is empty'}".toString()
+}
+
+// One line for a person.
+def failureLine(failure) {
+    def what = [failure.subject, failure.session, failure.probe, failure.shank].findAll { part -> part }.join('/')
+    return "${what}: ${failure.stage}: ${failure.reason}\n      log: ${failure.log}".toString()
+}
+
+// The failures, once they explain every missing result: the trace's last line can come a moment after the
+// failure itself. `missing` is a list of [subject, session, probe].
+def explainedFailures(missing, tries) {
+    def failures = failedTasks()
+    def unexplained = missing.findAll { lost ->
+        !failures.any { failure -> [failure.subject, failure.session] == lost[0..1] && failure.probe in ['', lost[2]] }
+    }
+    if (unexplained && tries > 0) {
+        sleep(200)
+        return explainedFailures(missing, tries - 1)
+    }
+    def silent = unexplained.collect { lost ->
+        [subject: lost[0], session: lost[1], probe: lost[2], shank: '', stage: '', exit: '', reason: 'no result and no failed task: see .nextflow.log', log: '']
+    }
+    return failures + silent
+}

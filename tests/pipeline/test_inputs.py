@@ -1,0 +1,111 @@
+"""Parameters and samplesheets are checked before any work, all faults in one message."""
+
+from __future__ import annotations
+
+import pytest
+
+from driver import empty_session
+
+
+def write_sheet(folder, text: str):
+    sheet = folder / "sheet.csv"
+    sheet.write_text(text, encoding="utf-8")
+    return sheet
+
+
+def refused(run, *messages: str) -> None:
+    """The run ended before any task, and said each of the messages."""
+    assert run.status != 0
+    for message in messages:
+        assert message in run.output, f"{message!r} is not in:\n{run.output}"
+    assert "Submitted process" not in run.output
+    assert not run.tasks()
+
+
+def test_every_faulty_parameter_is_named_at_once(launcher, tmp_path):
+    empty_session(tmp_path / "raw")
+    sheet = write_sheet(tmp_path, "subject,raw\nm1,raw\n")
+    run = launcher.run(
+        *("--input", sheet, "--referense", "local", "--highpass_hz", "high", "--seed", "1.5"),
+        *("--sort_by", "probes", "--local_radius_um", "40", "--wiring", tmp_path / "none.json"),
+        *("--outdir", "results", "--publish_dir_mode", "move"),
+    )
+    refused(
+        run,
+        "The parameters have 7 faults:",
+        "--referense: unknown parameter, did you mean reference?",
+        "--highpass_hz: expected a number, found 'high'",
+        "--seed: expected a whole number, found '1.5'",
+        "--sort_by: expected one of shank, probe, found 'probes'",
+        "--local_radius_um: expected text like 40,200, found '40'",
+        f"--wiring: no such file, found '{tmp_path / 'none.json'}'",
+        "--publish_dir_mode: expected one of copy, link, symlink, rellink, copyNoFollow, found 'move'",
+    )
+
+
+def test_no_samplesheet_given(oldest):
+    refused(oldest.run(), "--input: missing (Samplesheet (CSV) with one row per recording session)")
+
+
+def test_every_faulty_row_is_named_at_once(launcher, tmp_path):
+    for name in ("a", "b", "undated"):
+        empty_session(tmp_path / name)
+    for meta in (tmp_path / "undated").rglob("*.meta"):
+        meta.write_text("")
+    (tmp_path / "file").write_text("")
+    sheet = write_sheet(
+        tmp_path,
+        "\ufeffsubject,session,raw,probes\r\n"
+        "m 1,2026-03-01,a,\r\n"
+        ",2026-03-01,a,\r\n"
+        "m1,01/03/2026,a,\r\n"
+        "m1,2026-02-30,a,\r\n"
+        "m1,2026-03-02,nowhere,\r\n"
+        "m1,2026-03-02,file,\r\n"
+        "m1,2026-03-02,,\r\n"
+        "m1,2026-03-02,a,probe00,probe01\r\n"
+        "m1,,undated,\r\n"
+        'm1,2026-03-03,a,"probe00,probe01"\r\n'
+        "\r\n"
+        "m2,2026-03-04,a,\r\n"
+        "m2,2026-03-04_001,b,\r\n"
+        "m3,,a,probe00;probe01\r\n",
+    )
+    refused(
+        launcher.run("--input", sheet),
+        "sheet.csv has 12 faults:",
+        "row 2, column 'subject': expected letters, digits, '.', '_' or '-', starting with a letter or digit; found 'm 1'",
+        "row 3, column 'subject': expected a value, found none",
+        "row 4, column 'session': expected a date YYYY-MM-DD or a date with a number YYYY-MM-DD_NNN, or nothing for the recording's own date; found '01/03/2026'",
+        "row 5, column 'session': 2026-02-30 is no day of the calendar",
+        f"row 6, column 'raw': expected the folder that the acquisition program wrote; found nothing at {tmp_path / 'nowhere'}",
+        f"row 7, column 'raw': expected the folder that the acquisition program wrote; found a file at {tmp_path / 'file'}",
+        "row 8, column 'raw': expected a value, found none",
+        "row 9: expected 4 fields as in the header, found 5",
+        f"row 10, column 'session': it is empty and no file in {tmp_path / 'undated'} tells the recording's date",
+        "row 11, column 'probes': expected names of probes such as probe00, separated by ';', or nothing for all; found 'probe00,probe01'",
+        "rows 13, 14, column 'session': m2 has session 2026-03-04_001 more than once",
+        f"rows 13, 15, column 'raw': the same folder stands there more than once: {tmp_path / 'a'}",
+    )
+
+
+@pytest.mark.parametrize(
+    "text, messages",
+    [
+        ("", ["it is empty: expected a first line with the columns subject, session, raw, probes"]),
+        ("subject,raw\n", ["it has no rows: expected one for each session below the header"]),
+        ("subject;raw\nm1;a\n", ["the columns are separated by ';': expected commas"]),
+        (
+            "subject,session,session,path\nm1,,,a\n",
+            [
+                "has 3 faults",
+                "row 1: unknown column 'path': known are subject, session, raw, probes",
+                "row 1: column 'raw' is missing",
+                "row 1: column 'session' stands there more than once",
+            ],
+        ),
+    ],
+    ids=["empty", "no rows", "semicolons", "columns"],
+)
+def test_faulty_header(oldest, tmp_path, text, messages):
+    refused(oldest.run("--input", write_sheet(tmp_path, text)), *messages)

@@ -1,0 +1,120 @@
+"""The shape of a run, without the science: what is done how often, what is published, what -resume skips."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+
+from driver import ENGINES, ROOT, Launcher, empty_session
+
+
+def test_scatter_gather_publish_resume(launcher, tmp_path):
+    """Spaces in every path; no Python packages in reach."""
+    raw = tmp_path / "raw data"
+    for name in ("one", "two"):
+        empty_session(raw / name)
+    sheet = raw / "sheet.csv"
+    sheet.write_text("subject,session,raw,probes\nm1,,one,\nm1,2026-03-02_003,two,probe01\n")
+    launcher.folder = tmp_path / "launch here"
+    launcher.environment["PATH"] = os.pathsep.join(["/usr/bin", "/bin"])
+    # Without the profile `local`, whose only use here would be the project's Python environment.
+    arguments = ("-stub-run", "--input", sheet)
+
+    run = launcher.run(*arguments, profile="test")
+    assert run.status == 0, run.output
+    assert Counter(row["stage"] for row in run.tasks("COMPLETED")) == {
+        "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "PREPROCESS": 3,
+        "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1,
+    }  # fmt: skip
+    assert "SORT m1/2026-03-02_003/probe01/shank3" in run.keys("COMPLETED")
+    published = {str(path.relative_to(run.results)) for path in run.results.rglob("*") if path.is_file()}
+    for session, probe in (("2026-03-01/001", "probe00"), ("2026-03-02/003", "probe01")):
+        assert {
+            f"m1/{session}/qc/inventory.json",
+            f"m1/{session}/qc/{probe}/preprocess.json",
+            f"m1/{session}/qc/{probe}/sync.json",
+            f"m1/{session}/qc/{probe}/summary.json",
+            f"m1/{session}/alf/stub.times.npy",
+            f"m1/{session}/alf/{probe}/spikes.times.npy",
+            f"m1/{session}/alf/{probe}/stub.sync.npy",
+            f"m1/{session}/nwb/{probe}.nwb",
+            f"m1/{session}/spike_sorters/kilosort4/{probe}/shank2/sorting.json",
+        } <= published
+    assert {"summary.csv", "pipeline_info/software_versions.yml"} <= published
+    assert not any("2026-03-02/003/alf/probe00" in name for name in published)
+    kinds = {name.split("/")[1].split("_")[0] for name in published if name.startswith("pipeline_info/")}
+    assert {"trace", "report", "timeline", "dag.mmd"} <= kinds
+
+    again = launcher.run(*arguments, "-resume", profile="test")
+    assert again.status == 0
+    assert again.keys("COMPLETED") == []
+    assert len(again.keys("CACHED")) == 55
+
+
+def test_sorted_by_probe(oldest, tmp_path):
+    empty_session(tmp_path / "raw", n_probes=1)
+    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+    run = oldest.run("-stub-run", "--input", tmp_path / "sheet.csv", "--sort_by", "probe")
+    assert [key for key in run.keys() if key.startswith("SORT")] == ["SORT m1/2026-03-01_001/probe00/probe"]
+    assert run.keys("COMPLETED")[-1] == "SYNC m1/2026-03-01_001/probe00"
+
+
+def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
+    """A line changed in a module re-runs the stages that import it; a rewritten file, its own probe."""
+    project = tmp_path / "project copy"
+    project.mkdir()
+    for name in ("main.nf", "nextflow.config", "nextflow_schema.json", "conf", "modules", "subworkflows", "assets", "bin"):
+        source = ROOT / name
+        shutil.copytree(source, project / name) if source.is_dir() else shutil.copy2(source, project / name)
+    empty_session(tmp_path / "raw")
+    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+    launcher = Launcher(ENGINES[0], tmp_path / "launch", project)
+    arguments = ("-stub-run", "-resume", "--input", tmp_path / "sheet.csv")
+    first = launcher.run(*arguments, profile="test")
+    assert first.status == 0, first.output
+
+    module = project / "bin" / "powerpixels" / "label.py"
+    module.write_text(module.read_text() + "# another line\n")
+    changed = launcher.run(*arguments, profile="test")
+    # Their outputs are new files, so what follows runs again; SORT and ANALYZE stay.
+    assert {row["stage"] for row in changed.tasks("COMPLETED")} == {"LABEL", "EXPORT"} | (
+        {"REPORT"} & {row["stage"] for row in changed.tasks("COMPLETED")}
+    )
+
+    data = tmp_path / "raw" / "run_g0" / "run_g0_imec1" / "run_g0_t0.imec1.ap.bin"
+    os.utime(data, (1_700_000_000, 1_700_000_000))
+    rewritten = launcher.run(*arguments, profile="test")
+    rerun = rewritten.keys("COMPLETED")
+    assert "PREPROCESS m1/2026-03-01_001/probe01" in rerun
+    assert "SORT m1/2026-03-01_001/probe01/shank0" in rerun
+    assert not [key for key in rerun if key.endswith("probe00") or "/probe00/" in key]
+
+
+def test_code_digest_covers_every_import(tmp_path):
+    """The pattern that finds a stage's modules sees every import of the package that Python sees."""
+    import ast
+
+    package = ROOT / "bin" / "powerpixels"
+    for source in [*package.glob("*.py"), *(ROOT / "bin").glob("pp_*.py")]:
+        tree = ast.parse(source.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert not any(name.name.startswith("powerpixels") for name in node.names), source
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{source}: relative import"
+                if (node.module or "").split(".")[0] == "powerpixels":
+                    line = source.read_text().splitlines()[node.lineno - 1].strip()
+                    assert line.startswith(f"from {node.module} import"), f"{source}: {line}"
+                    if node.module == "powerpixels":
+                        assert "(" not in line, f"{source}: {line}: one line, or the pattern misses it"
+
+
+def test_lint_is_clean():
+    """The strict parser's own check; it fails on any error or warning."""
+    command = ROOT / ".engines" / "nextflow-25.04.0" / "nextflow"
+    targets = ("main.nf", "nextflow.config", "conf", "modules", "subworkflows")
+    done = subprocess.run([command, "lint", *targets], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "errors" in done.stdout and "❌" not in done.stdout and "⚠" not in done.stdout, done.stdout

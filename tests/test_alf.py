@@ -1,0 +1,197 @@
+"""ALF of the probe in exported_probe: every value against the traces and spikes that it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from exported_probe import BAD, CLOCK, LABELS, RATE, UNIT_IDS, built
+from one.alf import spec
+from one.alf.io import load_object
+from powerpixels import alf
+from powerpixels.export import gather
+
+UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return built()
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alf")
+    alf.write_alf(gather(made.document, made.preprocess, CLOCK, made.units), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def spikes(folder):
+    return load_object(folder, "spikes")
+
+
+@pytest.fixture(scope="module")
+def clusters(folder):
+    return load_object(folder, "clusters")
+
+
+@pytest.fixture(scope="module")
+def channels(folder):
+    return load_object(folder, "channels")
+
+
+def test_names_are_alf_and_one_loads_them(folder, caplog):
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 21
+    assert [name for name in names if not spec.is_valid(name)] == []
+    with caplog.at_level(logging.WARNING):
+        assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 5)
+        assert load_object(folder, "clusters").check_dimensions == 0
+        assert load_object(folder, "channels").check_dimensions == 0
+    assert [r.getMessage() for r in caplog.records if "Inconsistent" in r.getMessage()] == []
+
+
+def built_spikes() -> int:
+    return sum(sorting.to_spike_vector().size for sorting in built().sortings.values())
+
+
+def test_channels_are_the_kept_ones_by_raw_column(made, channels):
+    kept = [
+        c
+        for c in sorted(made.document.probe.ap.channels, key=lambda c: c.raw_column)
+        if BAD.get((c.shank, c.raw_column // 3), "good") in ("good", "noise")
+    ]
+    assert len(kept) == 36 - 12 - 3
+    assert channels["rawInd"].tolist() == [c.raw_column for c in kept]
+    assert channels["contactIds"].tolist() == [c.contact_id for c in kept]
+    assert channels["shanks"].tolist() == [c.shank for c in kept]
+    assert channels["localCoordinates"].tolist() == [[c.x_um, c.y_um] for c in kept]
+    assert channels["labels"].tolist() == [2 if c.contact_id == "s0e7" else 0 for c in kept]
+
+
+def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
+    assert {name: spikes[name].dtype.str for name in spikes} == {
+        "times": "<f8",
+        "samples": "<i8",
+        "clusters": "<i4",
+        "amps": "<f4",
+        "depths": "<f4",
+    }
+    assert np.all(np.diff(spikes["times"]) >= 0)
+    for cluster, (shank, unit_id) in enumerate(UNITS):
+        train = made.sortings[shank].get_unit_spike_train(unit_id)
+        assert np.array_equal(spikes["samples"][spikes["clusters"] == cluster], train)
+    offset, slope, rate = (Fraction(x) for x in (CLOCK.offset_s, CLOCK.slope, RATE))
+    exact = [float(offset + slope * int(sample) / rate) for sample in spikes["samples"]]
+    assert np.abs(spikes["times"] - exact).max() < 1e-12
+
+
+def test_clock_is_stated(folder):
+    clock = json.loads((folder / "_powerpixels_clock.fit.json").read_text())
+    assert "'nidq'" in clock.pop("description")
+    assert clock == CLOCK.model_dump()
+
+
+def waveforms(made, shank, unit_id):
+    """Traces (spikes, 90, channels) µV around a unit's spikes, straight from the recording."""
+    recording = made.recordings[shank]
+    traces = recording.get_traces()
+    train = made.sortings[shank].get_unit_spike_train(unit_id)
+    inside = train[(train >= 30) & (train + 60 <= len(traces))]
+    return np.stack([traces[sample - 30 : sample + 60] for sample in inside])
+
+
+def columns(made, shank):
+    """Raw file column of each column of a shank's recording."""
+    kept = [k for k in range(12) if BAD.get((shank, k), "good") in ("good", "noise")]
+    return np.array([3 * k + shank for k in (kept[::-1] if shank == 2 else kept)])
+
+
+def test_waveforms_main_channels_and_amplitudes(made, spikes, clusters, channels):
+    assert clusters["waveforms"].dtype == clusters["amps"].dtype == np.float32
+    assert clusters["waveforms"].shape == (5, 90, 21)
+    for cluster, (shank, unit_id) in enumerate(UNITS):
+        snippets = waveforms(made, shank, unit_id)
+        mean, raw = snippets.mean(axis=0), columns(made, shank)
+        main = np.unravel_index(np.abs(mean).argmax(), mean.shape)[1]
+        around = clusters["waveformsChannels"][cluster]
+        assert channels["rawInd"][clusters["channels"][cluster]] == raw[main]
+        assert around[0] == clusters["channels"][cluster]
+
+        distance = np.linalg.norm(
+            channels["localCoordinates"][around] - channels["localCoordinates"][around[0]], axis=1
+        )
+        assert sorted(around) == list(range(21))
+        assert np.all(np.diff(distance) >= 0)
+        for k, channel in enumerate(around):
+            written = clusters["waveforms"][cluster, :, k]
+            if distance[k] > 40:  # the analysis of exported_probe is sparse
+                assert np.isnan(written).all()
+            else:
+                own = np.flatnonzero(raw == channels["rawInd"][channel]).item()
+                assert written == pytest.approx(mean[:, own] * 1e-6, abs=2e-10)
+
+        on_main = mean[:, main]
+        milliseconds = (int(on_main.argmax()) - int(on_main.argmin())) / 30
+        assert clusters["peakToTrough"][cluster] == pytest.approx(milliseconds)
+        assert (milliseconds > 0) == (shank == 0)
+
+        peak = np.abs(on_main).argmax()
+        values = made.recordings[shank].get_traces()[:, main]
+        amps = values[made.sortings[shank].get_unit_spike_train(unit_id) + peak - 30] * np.sign(on_main[peak])
+        mine = spikes["clusters"] == cluster
+        assert spikes["amps"][mine] == pytest.approx(amps * 1e-6, rel=1e-5)
+        assert clusters["amps"][cluster] == pytest.approx(amps.mean() * 1e-6, rel=1e-5)
+        assert 3e-5 < clusters["amps"][cluster] < 1e-3  # volts
+
+
+def test_depths_lie_around_the_main_channel(spikes, clusters, channels):
+    main_y = channels["localCoordinates"][clusters["channels"], 1]
+    assert np.abs(clusters["depths"] - main_y).max() < 40
+    for cluster in range(5):
+        assert abs(np.median(spikes["depths"][spikes["clusters"] == cluster]) - main_y[cluster]) < 20
+
+
+def test_labels_and_metrics_are_joined_by_unit(made, clusters):
+    table = clusters["metrics"]
+    assert table["cluster_id"].tolist() == list(range(5))
+    found = zip(table["sorting_unit"], table["shank"], table["sorter_unit_id"], strict=True)
+    assert list(found) == [(f"shank{shank}", shank, unit_id) for shank, unit_id in UNITS]
+    assert list(zip(table["ks2_label"], table["bombcell_label"], strict=True)) == [LABELS[u] for u in UNITS]
+    assert clusters["kilosortLabels"].tolist() == [1, 0, 1, -1, 1]
+    assert clusters["bombcellLabels"].tolist() == [1, 0, 2, -1, 3]
+    for name in ("firing_rate", "snr"):
+        expected = [made.metrics[shank].loc[unit_id, name] for shank, unit_id in UNITS]
+        assert table[name].to_numpy() == pytest.approx(expected, rel=1e-15)
+    assert clusters["uuids"].nunique() == 5
+
+
+def test_same_input_same_bytes(made, folder, tmp_path):
+    alf.write_alf(gather(made.document, made.preprocess, CLOCK, made.units[::-1]), tmp_path)
+    digests = [
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
+        for out in (folder, tmp_path)
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_a_probe_without_units_loads_too(tmp_path):
+    made = built(())
+    alf.write_alf(gather(made.document, made.preprocess, CLOCK, made.units), tmp_path)
+    sizes = {
+        name: {len(values) for values in load_object(tmp_path, name).values()}
+        for name in ("spikes", "clusters", "channels")
+    }
+    assert sizes == {"spikes": {0}, "clusters": {0}, "channels": {0}}
+
+
+def test_unknown_label_is_refused(made, tmp_path):
+    export = gather(made.document, made.preprocess, CLOCK, made.units)
+    export.clusters.loc[2, "bombcell_label"] = "axonal"
+    with pytest.raises(ValueError, match=r"\['axonal'\] have no code"):
+        alf.write_alf(export, tmp_path)

@@ -1,0 +1,441 @@
+"""The clock fit against known truth: streams that sample one 1 Hz wave with clocks of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from powerpixels import clock
+from powerpixels.documents import ClockFit, Probe, ProbeDocument, RawFile, Session, Stream
+from powerpixels.edges import Edges
+from powerpixels.stage import DataError
+
+BIN = Path(__file__).resolve().parent.parent / "bin"
+
+
+@dataclass
+class Recorder:
+    """A stream's clock. zero_s: true time at which its counter started; true_hz: its true rate."""
+
+    name: str
+    nominal_hz: float
+    ppm: float
+    zero_s: float
+    first_sample: int
+    n_samples: int
+    line: str = "sync"
+
+    @property
+    def true_hz(self):
+        return self.nominal_hz * (1 + self.ppm * 1e-6)
+
+    def true_time(self, sample):
+        return self.zero_s + (self.first_sample + np.asarray(sample, dtype=np.longdouble)) / self.true_hz
+
+    def own_seconds(self, true_time):
+        return ((true_time - self.zero_s) * self.true_hz - self.first_sample) / self.nominal_hz
+
+    def record(self, toggles):
+        """Edges of a line that toggles at the given true times: first sample at or after each."""
+        toggles = np.sort(toggles)
+        sample = np.ceil((toggles - self.zero_s) * self.true_hz).astype(np.int64) - self.first_sample
+        rising = np.arange(len(toggles)) % 2 == 0
+        # Two toggles within one sample are not seen.
+        for keep in (np.diff(sample, append=sample[-1] + 9) > 0, np.diff(sample, prepend=sample[0] - 9) > 0):
+            if not keep.all():
+                double = ~keep
+                pair = double | np.roll(double, 1)
+                sample, rising = sample[~pair], rising[~pair]
+                break
+        inside = (sample >= 1) & (sample < self.n_samples)
+        return Edges(
+            stream=self.name,
+            sampling_rate_hz=self.nominal_hz,
+            n_samples=self.n_samples,
+            first_sample=self.first_sample,
+            lines=(self.line,),
+            sample=sample[inside],
+            line=np.zeros(inside.sum(), np.int16),
+            polarity=np.where(rising[inside], 1, -1).astype(np.int8),
+        )
+
+
+def wave(end_s, phase_s=0.0, period_s=1.0):
+    """(n, 2) true times of the rising and the falling edge of each pulse."""
+    rise = np.arange(-5, end_s + 5, period_s) + phase_s
+    return np.column_stack([rise, rise + period_s / 2])
+
+
+def largest_error(fit, probe, reference):
+    """Largest error of the fitted map over the probe's whole file, seconds."""
+    samples = np.linspace(0, probe.n_samples - 1, 501).round()
+    truth = reference.own_seconds(probe.true_time(samples))
+    return float(np.abs(clock.to_reference_seconds(fit, samples) - truth).max())
+
+
+def pair(rng, duration_s, *, reference_hz=30000.0, start_jitter_s=0.02, before_s=600.0, ppm=100.0):
+    """A probe and a reference that record about the same stretch, after up to before_s of acquisition."""
+    begin = rng.uniform(1, before_s)
+    recorders = []
+    for name, hz in (("imec0.ap", 30000.0), ("nidq", reference_hz)):
+        zero = rng.uniform(-start_jitter_s, start_jitter_s) if name == "nidq" else 0.0
+        late = rng.uniform(0, 3)
+        recorders.append(
+            Recorder(
+                name=name,
+                nominal_hz=hz,
+                ppm=rng.uniform(-ppm, ppm),
+                zero_s=zero,
+                first_sample=int((begin + late) * hz),
+                n_samples=int((duration_s - late) * hz),
+                line="sync" if name == "imec0.ap" else "P0.0",
+            )
+        )
+    return recorders[0], recorders[1], begin + duration_s
+
+
+def damaged(rng, pulses, begin_s, end_s, lost, glitches):
+    """Toggles of a stream that lost some pulses of the wave and saw glitches (10 µs to 5 ms wide)."""
+    kept = np.delete(pulses, rng.choice(len(pulses), lost, replace=False), axis=0)
+    toggles = [kept.ravel()]
+    for _ in range(glitches):
+        at = rng.uniform(begin_s, end_s)
+        width = 10 ** rng.uniform(-5, np.log10(5e-3))
+        nearest = np.abs(kept.ravel() - at).min()
+        if nearest > 2 * width:
+            toggles.append(np.array([at, at + width]))
+    return np.concatenate(toggles)
+
+
+def fit_clock(probe, reference):
+    return clock.fit_clock(probe, reference, probe="probe00", reference_line=reference.lines[0])
+
+
+@pytest.fixture
+def session():
+    """A probe and a NIDQ of 60 s, begun 100 s into the acquisition, and the wave's pulses."""
+    probe = Recorder("imec0.ap", 30000.0, -18.0, 0.004, 3_000_500, 1_800_000)
+    reference = Recorder("nidq", 30003.0003, 31.0, 0.0, 2_990_000, 1_830_000, "P0.0")
+    return probe, reference, wave(170, 0.3)
+
+
+def test_no_silent_error_in_random_sessions():
+    """400 random sessions: the map is right to one sample everywhere in the file, or is refused.
+
+    "One sample" is of the slower stream. Counters start up to 0.02 s, or up to 0.6 s, apart (beyond 0.7 of
+    a period no periodic wave can tell). Up to 30 % of the pulses are lost on either stream, as many
+    glitches added. Sessions with few losses must not be refused at all.
+    """
+    rng = np.random.default_rng(20)
+    refused, errors = [], []
+    for case in range(400):
+        duration = 10 ** rng.uniform(np.log10(12), np.log10(900))
+        hz = float(rng.choice([30000.0, 30003.0003, 11574.074074]))
+        jitter = 0.6 if case % 3 == 0 else 0.02
+        probe, reference, end = pair(rng, duration, reference_hz=hz, start_jitter_s=jitter)
+        begin = end - duration
+        pulses = wave(end + 10, rng.uniform(0, 1))
+        pulses = pulses[pulses[:, 0] > begin - 5]
+        bad = rng.choice([0, 0.02, 0.1, 0.3])
+        edges = []
+        for recorder in (probe, reference):
+            lost, glitches = rng.binomial(len(pulses), bad), rng.poisson(bad * duration)
+            edges.append(recorder.record(damaged(rng, pulses, begin, end, lost, glitches)))
+        try:
+            fit = fit_clock(*edges)
+        except DataError:
+            refused.append((jitter, bad))
+            continue
+        errors.append(largest_error(fit, probe, reference) * min(hz, 30000.0))
+    assert max(errors) < 1.0
+    assert len(errors) > 270
+    assert not [r for r in refused if r[0] == 0.02 and r[1] <= 0.1]
+
+
+def test_lost_samples_are_right_or_refused():
+    """300 random sessions in which one stream drops 1 to 29000 samples, not within 3 s of the ends.
+
+    The file is as if nothing were missing, so the truth has a step; what is lost shows in the pattern only.
+    """
+    rng = np.random.default_rng(21)
+    n_refused, errors = 0, []
+    for _ in range(300):
+        duration = 10 ** rng.uniform(np.log10(20), np.log10(600))
+        probe, reference, end = pair(rng, duration)
+        toggles = wave(end + 10, rng.uniform(0, 1)).ravel()
+        edges = [probe.record(toggles), reference.record(toggles)]
+        broken = rng.integers(2)
+        lost = int(10 ** rng.uniform(0, np.log10(29000)))
+        both = [r.true_time([0, r.n_samples]) for r in (probe, reference)]
+        low, high = max(b[0] for b in both) + 3, min(b[1] for b in both) - 3
+        at_true = rng.uniform(float(low), float(high))
+        at = (probe, reference)[broken].own_seconds(at_true) * 30000
+        sample = edges[broken].sample - np.where(edges[broken].sample >= at, lost, 0)
+        edges[broken] = replace(edges[broken], sample=sample)
+        try:
+            fit = fit_clock(*edges)
+        except DataError:
+            n_refused += 1
+            continue
+        samples = np.linspace(0, probe.n_samples - 1, 1001).round()
+        held = samples + np.where((broken == 0) & (samples >= at), lost, 0)
+        truth = reference.own_seconds(probe.true_time(held))
+        truth = truth - np.where((broken == 1) & (truth * 30000 >= at), lost, 0) / 30000
+        errors.append(np.abs(clock.to_reference_seconds(fit, samples) - truth).max() * 30000)
+    assert n_refused > 200
+    # A loss of two samples can hide in the quantisation of the edges beside it.
+    assert max(errors) < 2
+
+
+def test_fit_equals_least_squares_on_the_true_pairs(session):
+    """Without losses, order is a valid pairing: np.polyfit on it gives the same line."""
+    probe, reference, pulses = session
+    edges, ref = probe.record(pulses.ravel()), reference.record(pulses.ravel())
+    fit = fit_clock(edges, ref)
+    # The wave's index of each stream's first edge, from the truth.
+    first = [
+        int(np.argmin(np.abs(pulses.ravel() - r.true_time(e.sample[0]))))
+        for r, e in ((probe, edges), (reference, ref))
+    ]
+    begin = max(first)
+    n = min(len(edges.sample) - (begin - first[0]), len(ref.sample) - (begin - first[1]))
+    x = (edges.sample[begin - first[0] :][:n] - 0.5) / 30000.0
+    y = (ref.sample[begin - first[1] :][:n] - 0.5) / 30003.0003
+    slope, offset = np.polyfit(x, y, 1)
+    assert fit.n_edges == n
+    assert fit.slope == pytest.approx(slope, abs=1e-12)
+    assert fit.offset_s == pytest.approx(offset, abs=1e-9)
+    assert fit.rms_us == pytest.approx(1e6 * np.std(y - slope * x - offset), rel=1e-6)
+    assert (fit.first_edge_s, fit.last_edge_s) == pytest.approx((x[0], x[-1]), abs=1e-9)
+    assert largest_error(fit, probe, reference) < 10e-6
+    pairs = clock.matched_pairs(fit, edges, ref, "P0.0")
+    np.testing.assert_allclose(pairs, np.column_stack([x + 0.5 / 30000.0, y + 0.5 / 30003.0003]), atol=1e-9)
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+@pytest.mark.parametrize("stream", [0, 1])
+def test_one_lost_pulse_shifts_nothing(session, where, stream):
+    probe, reference, pulses = session
+    recorders = (probe, reference)
+    seen = recorders[stream].record(pulses.ravel())
+    whole = seen.sample[seen.polarity > 0]
+    rise = {"first": whole[0], "middle": whole[len(whole) // 2], "last": whole[-1]}[where]
+    lost = int(np.argmin(np.abs(pulses[:, 0] - recorders[stream].true_time(rise))))
+    waves = [pulses, pulses]
+    waves[stream] = np.delete(pulses, lost, axis=0)
+    fit = fit_clock(*(r.record(w.ravel()) for r, w in zip(recorders, waves, strict=True)))
+    assert largest_error(fit, probe, reference) < 10e-6
+
+
+def test_a_burst_of_noise_shifts_nothing(session):
+    probe, reference, pulses = session
+    burst = 130.01 + np.arange(40) / 120
+    fit = fit_clock(probe.record(pulses.ravel()), reference.record(np.concatenate([pulses.ravel(), burst])))
+    assert largest_error(fit, probe, reference) < 10e-6
+
+
+def test_files_that_start_minutes_apart():
+    probe = Recorder("imec0.ap", 30000.0, 90.0, 0.01, 30000 * 400, 30000 * 120)
+    reference = Recorder("nidq", 11574.074074, -90.0, 0.0, int(11574.074074 * 60), 11574 * 500, "P0.0")
+    toggles = wave(700, 0.77).ravel()
+    fit = fit_clock(probe.record(toggles), reference.record(toggles))
+    assert largest_error(fit, probe, reference) < 20e-6
+    assert fit.offset_s > 339
+
+
+def test_three_hours_after_an_hour_of_acquisition():
+    """196 ppm between the clocks is 0.7 s at the file's start, more than half a period of the wave."""
+    probe = Recorder("imec0.ap", 30000.0, 97.31, 0.03, 30000 * 3600, 30000 * 10800)
+    reference = Recorder("nidq", 30003.0003, -98.77, 0.0, int(30003.0003 * 3600), 30003 * 10800, "P0.0")
+    toggles = wave(14410, 0.123).ravel()
+    fit = fit_clock(probe.record(toggles), reference.record(toggles))
+    assert largest_error(fit, probe, reference) < 1e-6
+    assert fit.n_edges > 21590
+
+
+def test_clocks_without_any_drift_are_right_to_one_sample(session):
+    """Every edge falls on the same fraction of a sample: the error is of one sample at most, never seen."""
+    _, _, pulses = session
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        probe = Recorder("imec0.ap", 30000.0, 0.0, rng.uniform(0, 0.01), 3_000_000, 600_000)
+        reference = Recorder("nidq", 30000.0, 0.0, 0.0, 3_000_000, 600_000, "P0.0")
+        fit = fit_clock(probe.record(pulses.ravel()), reference.record(pulses.ravel()))
+        assert largest_error(fit, probe, reference) <= 1.0001 / 30000
+
+
+def test_missing_first_sample_is_refused_with_the_ambiguity(session):
+    probe, reference, pulses = session
+    edges, ref = probe.record(pulses.ravel()), reference.record(pulses.ravel())
+    for pair_ in ((replace(edges, first_sample=None), ref), (edges, replace(ref, first_sample=None))):
+        with pytest.raises(DataError, match=r"firstSample is missing.*any multiple of 1 s"):
+            fit_clock(*pair_)
+
+
+def test_missing_first_sample_is_no_matter_with_a_wave_that_never_repeats(session):
+    probe, reference, pulses = session
+    rng = np.random.default_rng(5)
+    coded = pulses[rng.random(len(pulses)) < 0.6]
+    fit = fit_clock(replace(probe.record(coded.ravel()), first_sample=None), reference.record(coded.ravel()))
+    assert largest_error(fit, probe, reference) < 20e-6
+
+
+def test_counts_that_contradict_the_pattern_are_refused(session):
+    probe, reference, pulses = session
+    coded = pulses[np.random.default_rng(5).random(len(pulses)) < 0.6].ravel()
+    edges = probe.record(coded)
+    with pytest.raises(DataError, match="contradict"):
+        fit_clock(replace(edges, first_sample=edges.first_sample + 90000), reference.record(coded))
+
+
+@pytest.mark.parametrize("off", [0.4, 0.5, 0.6, -0.45])
+def test_counters_half_a_period_apart_are_refused(session, off):
+    probe, reference, pulses = session
+    edges = probe.record(pulses.ravel())
+    wrong = replace(edges, first_sample=edges.first_sample + int(off * 30000))
+    with pytest.raises(DataError, match=r"not certain which pulses.*firstSample"):
+        fit_clock(wrong, reference.record(pulses.ravel()))
+
+
+def test_inverted_wave_is_refused(session):
+    probe, reference, pulses = session
+    edges = probe.record(pulses.ravel())
+    with pytest.raises(DataError, match="not certain which pulses"):
+        fit_clock(replace(edges, polarity=-edges.polarity), reference.record(pulses.ravel()))
+
+
+def test_rates_too_far_apart_are_refused(session):
+    probe, reference, pulses = session
+    far = replace(probe, ppm=800.0)
+    with pytest.raises(DataError, match=r"differ by -7\d\d ppm"):
+        fit_clock(far.record(pulses.ravel()), reference.record(pulses.ravel()))
+
+
+@pytest.mark.parametrize("lost", [10, 300, 9000])
+def test_lost_samples_are_named(session, lost):
+    probe, reference, pulses = session
+    edges = probe.record(pulses.ravel())
+    sample = edges.sample - np.where(edges.sample > 900_000, lost, 0)
+    with pytest.raises(DataError, match="samples were lost"):
+        fit_clock(replace(edges, sample=sample), reference.record(pulses.ravel()))
+
+
+def test_uneven_drift_is_refused():
+    probe = Recorder("imec0.ap", 30000.0, 10.0, 0.01, 30000 * 20, 30000 * 1000)
+    reference = Recorder("nidq", 30000.0, 0.0, 0.0, 30000 * 20, 30000 * 1000, "P0.0")
+    toggles = wave(1030, 0.2).ravel()
+    wandering = toggles + 150e-6 * np.sin(toggles / 100)
+    with pytest.raises(DataError, match="drift unevenly"):
+        fit_clock(probe.record(wandering), reference.record(toggles))
+
+
+def test_another_wave_is_refused(session):
+    probe, reference, pulses = session
+    faster = wave(170, 0.3, 0.5).ravel()
+    with pytest.raises(DataError, match=r"every 0.5 s on the one and every 1 s"):
+        fit_clock(probe.record(faster), reference.record(pulses.ravel()))
+
+
+def test_scattered_edges_are_refused(session):
+    probe, reference, pulses = session
+    jitter = np.random.default_rng(8).uniform(-6e-5, 6e-5, pulses.size)
+    with pytest.raises(DataError, match="scatter|drift unevenly|match"):
+        fit_clock(probe.record(pulses.ravel() + jitter), reference.record(pulses.ravel()))
+
+
+def test_a_wave_on_a_part_of_the_file_only_is_refused(session):
+    probe, reference, pulses = session
+    few = pulses[(pulses[:, 0] > 105) & (pulses[:, 0] < 108)].ravel()
+    with pytest.raises(DataError, match="leave its ends uncertain"):
+        fit_clock(probe.record(few), reference.record(pulses.ravel()))
+
+
+def test_silent_missing_and_disjoint_lines_are_refused(session):
+    probe, reference, pulses = session
+    edges, ref = probe.record(pulses.ravel()), reference.record(pulses.ravel())
+    with pytest.raises(DataError, match="nidq: no digital line P0.7.*its lines: P0.0"):
+        clock.fit_clock(edges, ref, probe="probe00", reference_line="P0.7")
+    with pytest.raises(DataError, match="imec0.ap: 4 edges on line sync"):
+        fit_clock(
+            replace(edges, sample=edges.sample[:4], line=edges.line[:4], polarity=edges.polarity[:4]), ref
+        )
+    with pytest.raises(DataError, match="of one recording"):
+        fit_clock(replace(edges, first_sample=edges.first_sample + 30000 * 500), ref)
+
+
+def probe_document(path, stream_name):
+    stream = Stream(
+        name=stream_name,
+        kind="ap",
+        files=[RawFile(path="x.bin", role="data", size_bytes=0)],
+        sampling_rate_hz=30000.0,
+        n_columns=385,
+        n_samples=1_800_000,
+        first_sample=0,
+        sync_column=384,
+        sync_bit=6,
+    )
+    probe = Probe(name="probe00", part_number=None, serial_number=None, model=None, shanks=[0], ap=stream)
+    session = Session(
+        subject="m", session="2026-03-01", acquisition="spikeglx", acquisition_version=None, start_time=None
+    )
+    ProbeDocument(session=session, probe=probe).save(path)
+
+
+def run_sync(folder, *arguments):
+    command = [sys.executable, str(BIN / "pp_sync.py"), "--probe", "probe.json", "--probe-edges", "p.npz"]
+    return subprocess.run(
+        [*command, *arguments, "--out", "sync"], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_executable_writes_fit_and_pairs(session, tmp_path):
+    probe, reference, pulses = session
+    probe.record(pulses.ravel()).save(tmp_path / "p.npz")
+    reference.record(pulses.ravel()).save(tmp_path / "r.npz")
+    probe_document(tmp_path / "probe.json", "imec0.ap")
+    done = run_sync(tmp_path, "--reference-edges", "r.npz", "--reference-line", "P0.0")
+    assert done.returncode == 0, done.stderr
+    fit = ClockFit.load(tmp_path / "sync" / "sync.json")
+    assert (fit.probe, fit.stream, fit.reference) == ("probe00", "imec0.ap", "nidq")
+    assert largest_error(fit, probe, reference) < 10e-6
+    pairs = np.load(tmp_path / "sync" / "imec0.ap.sync.npy")
+    assert pairs.shape == (fit.n_edges, 2)
+    assert set(json.loads((tmp_path / "versions.json").read_text())) >= {"numpy", "powerpixels", "python"}
+
+
+def test_executable_without_reference_is_the_identity(session, tmp_path):
+    probe, _, pulses = session
+    edges = probe.record(pulses.ravel())
+    edges.save(tmp_path / "p.npz")
+    probe_document(tmp_path / "probe.json", "imec0.ap")
+    done = run_sync(tmp_path)
+    assert done.returncode == 0, done.stderr
+    fit = ClockFit.load(tmp_path / "sync" / "sync.json")
+    assert (fit.reference, fit.n_edges, fit.rms_us) == ("imec0.ap", len(edges.sample), 0.0)
+    samples = np.array([0, 1, 1_799_999])
+    np.testing.assert_array_equal(clock.to_reference_seconds(fit, samples), samples / 30000.0)
+    pairs = np.load(tmp_path / "sync" / "imec0.ap.sync.npy")
+    np.testing.assert_array_equal(pairs, np.repeat(edges.sample[:, None] / 30000.0, 2, axis=1))
+
+
+def test_executable_reports_a_refusal_and_edges_of_another_probe(session, tmp_path):
+    probe, reference, pulses = session
+    edges = probe.record(pulses.ravel())
+    replace(edges, first_sample=None).save(tmp_path / "p.npz")
+    reference.record(pulses.ravel()).save(tmp_path / "r.npz")
+    probe_document(tmp_path / "probe.json", "imec0.ap")
+    done = run_sync(tmp_path, "--reference-edges", "r.npz", "--reference-line", "P0.0")
+    assert done.returncode == 65
+    assert done.stderr.splitlines()[-1].startswith(
+        "ERROR: imec0.ap (sync) and nidq (P0.0): firstSample is missing"
+    )
+    probe_document(tmp_path / "probe.json", "imec1.ap")
+    done = run_sync(tmp_path)
+    assert done.returncode == 65
+    assert "of stream imec0.ap, expected imec1.ap" in done.stderr

@@ -1,0 +1,253 @@
+"""Edge extraction against independent unpackings of the digital word, and against IBL's and neo's readers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from powerpixels import edges
+from powerpixels.documents import (
+    DigitalLine,
+    NidqDocument,
+    Probe,
+    ProbeDocument,
+    RawFile,
+    Session,
+    Stream,
+)
+from powerpixels.edges import Edges
+from powerpixels.stage import DataError
+
+BIN = Path(__file__).resolve().parent.parent / "bin"
+SESSION = Session(
+    subject="m", session="2026-03-01", acquisition="spikeglx", acquisition_version=None, start_time=None
+)
+
+
+def stream_of(path, n_columns, kind="ap", digital=(), **fields):
+    """A stream's document for a raw file that is there."""
+    size = path.stat().st_size
+    return Stream(
+        **{
+            "name": "nidq" if kind == "nidq" else "imec0.ap",
+            "kind": kind,
+            "files": [RawFile(path=path.name, role="data", size_bytes=size)],
+            "sampling_rate_hz": 30000.0,
+            "n_columns": n_columns,
+            "n_samples": size // (2 * n_columns),
+            "first_sample": 77,
+            "digital": [
+                DigitalLine(raw_column=column, bit=bit, name=f"P{column}.{bit}") for column, bit in digital
+            ],
+            **fields,
+        }
+    )
+
+
+def write(path, columns):
+    np.column_stack(columns).astype("<i2").tofile(path)
+    return path
+
+
+def random_words(rng, n, change=0.05):
+    """(n,) int16 words that hold their value for some samples; all 16 bits are used, so some are negative."""
+    values = rng.integers(-32768, 32768, n)
+    return values[np.maximum.accumulate(np.where(rng.random(n) < change, np.arange(n), 0))].astype(np.int16)
+
+
+def unpacked_edges(words):
+    """[(sample, bit, polarity)] by numpy's unpackbits on the word's bytes, little endian."""
+    bits = np.unpackbits(words.astype("<i2").view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
+    step = np.diff(bits.astype(np.int8), axis=0)
+    sample, bit = np.nonzero(step)
+    return [(int(s) + 1, int(b), int(step[s, b])) for s, b in zip(sample, bit, strict=True)]
+
+
+def as_list(found, names):
+    return [
+        (int(s), names[found.lines[line]], int(p))
+        for s, line, p in zip(found.sample, found.line, found.polarity, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 900, 32 * 2**20])
+def test_all_bits_of_the_imec_word_across_pieces(tmp_path, monkeypatch, chunk_bytes):
+    monkeypatch.setattr(edges, "CHUNK_BYTES", chunk_bytes)
+    rng = np.random.default_rng(0)
+    words = random_words(rng, 3000)
+    path = write(tmp_path / "x.ap.bin", [rng.integers(-99, 99, 3000), words])
+    found = edges.extract_edges(stream_of(path, 2, sync_column=1, sync_bit=6), tmp_path)
+    names = {("sync" if bit == 6 else f"bit{bit}"): bit for bit in range(16)}
+    assert as_list(found, names) == unpacked_edges(words)
+    assert set(found.lines) == set(names)
+    assert found.sample.dtype == np.int64 and found.polarity.dtype == np.int8
+    assert (found.stream, found.n_samples, found.first_sample) == ("imec0.ap", 3000, 77)
+    sample, polarity = found.of("sync")
+    expected = [(s, p) for s, b, p in unpacked_edges(words) if b == 6]
+    assert list(zip(sample.tolist(), polarity.tolist(), strict=True)) == expected
+
+
+def test_nidq_lines_of_two_words_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(edges, "CHUNK_BYTES", 700)
+    rng = np.random.default_rng(1)
+    one, two = random_words(rng, 2000), random_words(rng, 2000)
+    path = write(tmp_path / "x.nidq.bin", [np.zeros(2000), one, two])
+    lines = [(2, 15), (1, 0), (1, 15), (2, 3)]
+    found = edges.extract_edges(stream_of(path, 3, "nidq", lines), tmp_path)
+    assert found.lines == ("P2.15", "P1.0", "P1.15", "P2.3")
+    expected = sorted(
+        (s, lines.index((column, b)), p)
+        for column, words in ((1, one), (2, two))
+        for s, b, p in unpacked_edges(words)
+        if (column, b) in lines
+    )
+    assert list(zip(found.sample, found.line, found.polarity, strict=True)) == expected
+
+
+def test_a_high_level_at_the_start_is_no_edge(tmp_path):
+    path = write(tmp_path / "x.ap.bin", [[64, 64, 0, 64]])
+    found = edges.extract_edges(stream_of(path, 1, sync_column=0, sync_bit=6), tmp_path)
+    sample, polarity = found.of("sync")
+    assert (sample.tolist(), polarity.tolist()) == ([2, 3], [-1, 1])
+
+
+def test_stream_without_digital_lines_has_no_edges(tmp_path):
+    path = write(tmp_path / "x.ap.bin", [[1, 2, 3]])
+    found = edges.extract_edges(stream_of(path, 1), tmp_path)
+    assert found.lines == () and len(found.sample) == 0
+    with pytest.raises(KeyError):
+        found.of("sync")
+
+
+@pytest.mark.parametrize("first_sample", [0, 123456789012, None])
+def test_save_and_load_without_pickles(tmp_path, first_sample):
+    saved = Edges(
+        stream="nidq",
+        sampling_rate_hz=30003.0003,
+        n_samples=10**10,
+        first_sample=first_sample,
+        lines=("P0.0", "P0.10"),
+        sample=np.array([5, 3 * 10**9], np.int64),
+        line=np.array([1, 0], np.int16),
+        polarity=np.array([1, -1], np.int8),
+    )
+    saved.save(tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as data:
+        assert all(data[key].dtype != object for key in data.files)
+    loaded = Edges.load(tmp_path / "e.npz")
+    for field in ("stream", "sampling_rate_hz", "n_samples", "first_sample", "lines"):
+        assert getattr(loaded, field) == getattr(saved, field)
+    for field in ("sample", "line", "polarity"):
+        assert getattr(loaded, field).dtype == getattr(saved, field).dtype
+        np.testing.assert_array_equal(getattr(loaded, field), getattr(saved, field))
+
+
+def test_short_and_missing_files_are_refused(tmp_path):
+    path = write(tmp_path / "x.ap.bin", [np.zeros(100), np.zeros(100)])
+    stream = stream_of(path, 2, sync_column=1, sync_bit=6)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(DataError, match=r"x.ap.bin: expected 400 bytes .* found 398"):
+        edges.extract_edges(stream, tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"x.ap.bin.*missing"):
+        edges.extract_edges(stream, tmp_path)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    """32 MB in pieces of 1 MB: below 8 MB at any time."""
+    monkeypatch.setattr(edges, "CHUNK_BYTES", 2**20)
+    words = np.zeros((2**21, 8), np.int16)
+    words[::30000, 7] = 64
+    words.tofile(tmp_path / "x.ap.bin")
+    stream = stream_of(tmp_path / "x.ap.bin", 8, sync_column=7, sync_bit=6)
+    tracemalloc.start()
+    found = edges.extract_edges(stream, tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.sample) == 2 * 70 - 1
+    assert peak < 8 * 2**20
+
+
+NIDQ = Path("neuroconv_ephy_testing_data/spikeglx/Noise4Sam_g0/Noise4Sam_g0_t0.nidq.bin")
+
+
+def test_real_nidq_file_as_ibl_unpacks_it(real_data):
+    """The real file's own digital word is silent, so its noisy analog column is taken as one too."""
+    spikeglx = pytest.importorskip("spikeglx")
+    path = real_data / NIDQ
+    raw = np.fromfile(path, "<i2").reshape(-1, 9)
+    for column in (8, 0):
+        lines = [(column, bit) for bit in range(16)]
+        found = edges.extract_edges(stream_of(path, 9, "nidq", lines), path.parent)
+        assert as_list(found, {f"P{column}.{bit}": bit for bit in range(16)}) == unpacked_edges(
+            raw[:, column]
+        )
+        step = np.diff(spikeglx.split_sync(raw[:, column]).astype(int), axis=0)
+        assert len(found.sample) == np.abs(step).sum()
+        for bit in range(16):
+            sample, polarity = found.of(f"P{column}.{bit}")
+            np.testing.assert_array_equal(sample, np.flatnonzero(step[:, bit]) + 1)
+            np.testing.assert_array_equal(polarity, step[sample - 1, bit])
+    assert len(found.sample) > 10000
+
+
+def test_real_header_read_by_neo_and_ibl(real_data, tmp_path):
+    """A digital word under a real NIDQ header: the same edges as neo's events and IBL's sync reader."""
+    spikeglx = pytest.importorskip("spikeglx")
+    from neo.rawio import SpikeGLXRawIO
+
+    raw = np.fromfile(real_data / NIDQ, "<i2").reshape(-1, 9)
+    raw[:, 8] = random_words(np.random.default_rng(4), len(raw), 0.001) & 0xFF
+    path = tmp_path / "Noise4Sam_g0_t0.nidq.bin"
+    raw.tofile(path)
+    shutil.copy((real_data / NIDQ).with_suffix(".meta"), tmp_path)
+    found = edges.extract_edges(stream_of(path, 9, "nidq", [(8, bit) for bit in range(8)]), tmp_path)
+
+    with spikeglx.Reader(path) as reader:
+        step = np.diff(reader.read_sync_digital(slice(None)).astype(int), axis=0)
+    neo = SpikeGLXRawIO(dirname=str(tmp_path))
+    neo.parse_header()
+    for bit in range(8):
+        sample, polarity = found.of(f"P8.{bit}")
+        assert len(sample) > 10
+        np.testing.assert_array_equal(sample, np.flatnonzero(step[:, bit]) + 1)
+        np.testing.assert_array_equal(polarity, step[sample - 1, bit])
+        events, _, labels = neo.get_event_timestamps(0, 0, bit)
+        is_on = np.array([label.endswith("ON") for label in labels])
+        np.testing.assert_array_equal(sample[polarity > 0], events[is_on])
+        np.testing.assert_array_equal(sample[polarity < 0], events[~is_on])
+
+
+def test_executable_for_a_probe_and_for_nidq(tmp_path):
+    word = np.zeros(1000, np.int16)
+    word[300:600] = 64
+    path = write(tmp_path / "x.ap.bin", [np.zeros(1000), word])
+    ap = stream_of(path, 2, sync_column=1, sync_bit=6)
+    probe = Probe(name="probe00", part_number=None, serial_number=None, model=None, shanks=[0], ap=ap)
+    ProbeDocument(session=SESSION, probe=probe).save(tmp_path / "probe.json")
+    nidq = stream_of(path, 2, "nidq", [(1, 6)])
+    NidqDocument(session=SESSION, stream=nidq).save(tmp_path / "nidq.json")
+    for option, document, line in (("--probe", "probe.json", "sync"), ("--nidq", "nidq.json", "P1.6")):
+        command = [
+            sys.executable,
+            str(BIN / "pp_edges.py"),
+            option,
+            document,
+            "--raw-dir",
+            ".",
+            "--out",
+            "e.npz",
+        ]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+        assert Edges.load(tmp_path / "e.npz").of(line)[0].tolist() == [300, 600]
+        assert "numpy" in json.loads((tmp_path / "versions.json").read_text())
+    path.write_bytes(b"")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 65
+    assert done.stderr.splitlines()[-1].startswith("ERROR: x.ap.bin: expected 4000 bytes")

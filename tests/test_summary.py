@@ -1,0 +1,155 @@
+"""REPORT's table: what went in comes out, in order and exactly."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from powerpixels import summary
+from powerpixels.documents import ProbeSummary
+
+BIN = Path(__file__).resolve().parent.parent / "bin"
+
+
+def done(subject: str, session: str, probe: str, **changes) -> ProbeSummary:
+    values = {
+        "subject": subject,
+        "session": session,
+        "probe": probe,
+        "model": "Neuropixels 1.0",
+        "duration_s": 1234.5678901234567,
+        "n_shanks": 1,
+        "n_channels": 384,
+        "n_dead": 1,
+        "n_noise": 2,
+        "n_out": 40,
+        "n_units": 3,
+        "n_good_kilosort": 2,
+        "n_good_bombcell": 1,
+        "n_spikes": 12345678,
+        "reference_clock": "nidq",
+        "sync_rms_us": 0.1 + 0.2,
+        "sync_max_us": 33.0,
+        "warnings": [],
+    }
+    return ProbeSummary(**{**values, **changes})
+
+
+def failed(subject: str, session: str, probe: str, **changes) -> dict:
+    values = {
+        "subject": subject,
+        "session": session,
+        "probe": probe,
+        "stage": "PREPROCESS",
+        "exit": 65,
+        "reason": 'run.ap.bin: expected 10 bytes, found 9; "restore" it',
+        "log": "ab/cdef/.command.log",
+    }
+    return {**values, **changes}
+
+
+SUMMARIES = [
+    done("mouse02", "2026-03-01_001", "probe00"),
+    done("mouse01", "2026-03-02_001", "probe01", model=None, warnings=["shank1: a, b", "shank3: c"]),
+]
+FAILURES = [
+    failed("mouse01", "2026-03-02_001", "probe00"),
+    failed("mouse01", "2026-03-01_001", "", stage="INSPECT", exit=1, reason="two\nlines"),
+]
+ORDER = [
+    ("mouse01", "2026-03-01_001", "", "failed"),
+    ("mouse01", "2026-03-02_001", "probe00", "failed"),
+    ("mouse01", "2026-03-02_001", "probe01", "done"),
+    ("mouse02", "2026-03-01_001", "probe00", "done"),
+]
+
+
+def test_rows_are_sorted_and_complete():
+    rows = summary.table(SUMMARIES, FAILURES)
+    assert [(r["subject"], r["session"], r["probe"], r["status"]) for r in rows] == ORDER
+    assert rows == summary.table(SUMMARIES[::-1], FAILURES[::-1])
+    assert all(list(row) == summary.COLUMNS for row in rows)
+
+
+def test_csv_reads_back_exactly(tmp_path):
+    rows = summary.table(SUMMARIES, FAILURES)
+    summary.write_csv(rows, tmp_path / "summary.csv")
+    with open(tmp_path / "summary.csv", newline="", encoding="utf-8") as file:
+        back = list(csv.DictReader(file))
+    assert list(back[0])[:4] == ["status", "subject", "session", "probe"]
+    assert float(back[3]["duration_s"]) == 1234.5678901234567
+    assert float(back[3]["sync_rms_us"]) == 0.1 + 0.2
+    assert back[3]["n_spikes"] == "12345678"
+    assert (back[3]["reason"], back[3]["log"], back[3]["exit"], back[2]["model"]) == ("", "", "", "")
+    assert back[2]["warnings"] == "shank1: a, b; shank3: c"
+    assert (back[0]["reason"], back[0]["exit"], back[0]["n_units"]) == ("two\nlines", "1", "")
+    assert back[1]["reason"] == FAILURES[0]["reason"]
+
+
+def test_failure_with_other_keys_is_refused():
+    with pytest.raises(ValueError, match="a failure has the keys"):
+        summary.table([], [{"subject": "mouse01", "reason": "?"}])
+
+
+def test_executable(tmp_path):
+    paths = []
+    for k, document in enumerate(SUMMARIES):
+        paths.append(tmp_path / f"summary{k}.json")
+        document.save(paths[-1])
+    (tmp_path / "failures.json").write_text(json.dumps(FAILURES))
+    result = subprocess.run(
+        [
+            sys.executable,
+            str(BIN / "pp_report.py"),
+            *("--summaries", *map(str, paths), "--failures", "failures.json", "--out", "out"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(BIN)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    rows = summary.table(SUMMARIES, FAILURES)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == rows
+    summary.write_csv(rows, tmp_path / "expected.csv")
+    assert (tmp_path / "out" / "summary.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:4] == ["status", "subject", "session", "probe"]
+    assert [line.split()[0] for line in lines[1:5]] == ["failed", "failed", "done", "done"]
+    assert any(
+        line.startswith("FAILED mouse01 2026-03-02_001 probe00 in PREPROCESS (exit 65): run.ap.bin")
+        for line in lines
+    )
+    assert "       log: ab/cdef/.command.log" in lines
+    assert "WARNING mouse01 2026-03-02_001 probe01: shank3: c" in lines
+
+
+def test_all_failed(tmp_path):
+    (tmp_path / "failures.json").write_text(json.dumps(FAILURES[:1]))
+    subprocess.run(
+        [sys.executable, str(BIN / "pp_report.py"), "--failures", "failures.json", "--out", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(BIN)},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert (tmp_path / "out" / "summary.csv").read_text().count("\n") == 2
+
+
+def test_help_needs_no_packages(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-S", str(BIN / "pp_report.py"), "--help"],
+        env={**os.environ, "PYTHONPATH": str(BIN)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "--failures" in result.stdout
