@@ -20,9 +20,10 @@ def main(argv):
     from powerpixels import events
     from powerpixels.documents import NidqDocument
     from powerpixels.edges import Edges
+    from powerpixels.wiring import load_wiring
 
     stream = NidqDocument.load(args.nidq).stream
-    wiring = events.load_wiring(args.wiring)
+    wiring = load_wiring(args.wiring)
     events.write_events(stream, args.raw_dir, Edges.load(args.edges), wiring, args.out)
     write_versions(Path("versions.json"), "numpy", "pydantic")
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from powerpixels.stage import run_stage, write_versions
 

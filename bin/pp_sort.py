@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import os
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from powerpixels.stage import DataError, run_stage, write_versions
 

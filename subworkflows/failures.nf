@@ -20,10 +20,11 @@ def failedTasks() {
 }
 
 def describe(row) {
-    def parts = row.tag.tokenize('/')
+    // REPORT, which is of no session, has no tag.
+    def parts = row.tag == '-' ? [] : row.tag.tokenize('/')
     def log_file = file("${row.workdir}/.command.log")
     return [
-        subject: parts[0],
+        subject: parts[0] ?: '',
         session: parts[1] ?: '',
         probe: parts[2] ?: '',
         shank: parts[3] ?: '',
@@ -56,7 +57,7 @@ def reason(exit, log_file, attempt) {
 
 // One line for a person.
 def failureLine(failure) {
-    def what = [failure.subject, failure.session, failure.probe, failure.shank].findAll { part -> part }.join('/')
+    def what = [failure.subject, failure.session, failure.probe, failure.shank].findAll { part -> part }.join('/') ?: 'the run'
     return "${what}: ${failure.stage}: ${failure.reason}\n      log: ${failure.log}".toString()
 }
 
@@ -71,8 +72,11 @@ def explainedFailures(missing, tries) {
         sleep(200)
         return explainedFailures(missing, tries - 1)
     }
+    // A probe can also lack the session's reference clock, whose failure stands under another name.
     def silent = unexplained.collect { lost ->
-        [subject: lost[0], session: lost[1], probe: lost[2], shank: '', stage: '', exit: '', reason: 'no result and no failed task: see .nextflow.log', log: '']
+        def cause = failures.find { failure -> [failure.subject, failure.session] == lost[0..1] }
+        def reason = cause ? "it needs what failed in ${cause.probe ?: 'the session'}: ${cause.reason}".toString() : 'no result and no failed task: see .nextflow.log'
+        [subject: lost[0], session: lost[1], probe: lost[2], shank: '', stage: cause?.stage ?: '', exit: cause?.exit ?: '', reason: reason, log: cause?.log ?: '']
     }
     return failures + silent
 }

@@ -26,7 +26,7 @@ workflow NEUROPIXELS {
     found = sessions
         .map { meta, raw, wanted, _print -> [meta, raw, wanted] }
         .join(INSPECT.out.inspect)
-        .map { meta, raw, wanted, inspect -> [meta, readInspection(meta, raw, wanted, inspect)] }
+        .map { meta, raw, wanted, documents -> [meta, readInspection(meta, raw, wanted, documents)] }
     probes = found.flatMap { _meta, seen -> seen.probes }             // [ val(meta), val(document), files, sync files, val(is reference) ]
     nidqs = found.flatMap { _meta, seen -> seen.nidq }                // [ val(meta), val(document), files ]
     REFUSE(found.flatMap { _meta, seen -> seen.refused })
@@ -136,8 +136,9 @@ workflow NEUROPIXELS {
 
 // What to do with a session, from what INSPECT found in it. All values plain, so that they hash the same
 // in every run.
-def readInspection(meta, raw, wanted, inspect) {
-    def seen = new groovy.json.JsonSlurper().parse(inspect.resolve('probes.json'))
+def readInspection(meta, raw, wanted, documents) {
+    def document = documents.collectEntries { file -> [file.name, file] }
+    def seen = new groovy.json.JsonSlurper().parse(document['probes.json'])
     if (seen.session_blocked) {
         return [probes: [], nidq: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
     }
@@ -151,7 +152,7 @@ def readInspection(meta, raw, wanted, inspect) {
     def probes = sound.withIndex().collect { probe, index ->
         [
             meta + [probe: probe.probe.toString()],
-            oneLine(inspect.resolve("${probe.probe}.json")),
+            oneLine(document["${probe.probe}.json".toString()]),
             probe.files.collect { name -> raw.resolve(name) },
             probe.sync_files.collect { name -> raw.resolve(name) },
             // Without a NIDQ the first probe's clock is the session's.
@@ -159,7 +160,7 @@ def readInspection(meta, raw, wanted, inspect) {
         ]
     }
     def nidq = seen.nidq
-        ? [[meta + [probe: ''], oneLine(inspect.resolve('nidq.json')), seen.nidq.collect { name -> raw.resolve(name) }]]
+        ? [[meta + [probe: ''], oneLine(document['nidq.json']), seen.nidq.collect { name -> raw.resolve(name) }]]
         : []
     return [probes: probes, nidq: nidq, refused: absent + blocked]
 }

@@ -16,3 +16,13 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"real recordings are not here: no folder {REAL_DATA}")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def session_small(tmp_path_factory) -> Path:
+    """The small simulated session (powerpixels.simulate), made once for all tests; read it, never write."""
+    from powerpixels.simulate import SimulationConfig, simulate_session
+
+    folder = tmp_path_factory.mktemp("simulated") / "small"
+    simulate_session(folder, SimulationConfig.small())
+    return folder

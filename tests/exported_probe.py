@@ -65,7 +65,8 @@ EXTENSIONS = {
     "waveforms": {},
     "templates": {"operators": ["average", "std"]},
     "spike_amplitudes": {},
-    "spike_locations": {},
+    # A radius so small that neighbouring main channels see different channels.
+    "spike_locations": {"method": "center_of_mass", "method_kwargs": {"radius_um": 20.0}},
     "unit_locations": {},
 }
 
@@ -206,12 +207,11 @@ def _write_unit(made: Sorted, unit: UnitFolders, shank: int, kept: list[Channel]
     status = {**who, "status": "analyzed" if kept else "skipped", "n_units": len(ids)}
     for path in (unit.analysis / "analysis.json", unit.labels / "labels.json"):
         path.write_text(json.dumps(status))
-    order = ids[1:] + ids[:1]
     pd.DataFrame(
         {
-            "unit_id": order,
-            "kilosort": [LABELS[shank, i][0] for i in order],
-            "bombcell": [LABELS[shank, i][1] for i in order],
+            "unit_id": ids[::-1],
+            "kilosort": [LABELS[shank, i][0] for i in ids[::-1]],
+            "bombcell": [LABELS[shank, i][1] for i in ids[::-1]],
         }
     ).to_csv(unit.labels / "labels.csv", index=False)
     if not kept:
@@ -241,14 +241,17 @@ def _write_unit(made: Sorted, unit: UnitFolders, shank: int, kept: list[Channel]
     recording.set_property("contact_id", np.array([c.contact_id for c in kept]))
     # Without the truth's properties: SpikeInterface would take the main channels from them.
     trains = [sorting.get_unit_spike_train(unit_id) for unit_id in sorting.unit_ids]
-    sorting = si.NumpySorting.from_unit_dict(dict(zip(ids, trains, strict=True)), RATE)
+    # Spikes of two units at the same sample: only their unit tells them apart.
+    trains[0] = np.union1d(trains[0], trains[1][::5])
+    by_id = dict(zip(ids, trains, strict=True))
+    sorting = si.NumpySorting.from_unit_dict(by_id, RATE)
     made.recordings[shank], made.sortings[shank] = recording, sorting
 
     vector = sorting.to_spike_vector()
     np.save(unit.sorting / "spike_samples.npy", vector["sample_index"])
     np.save(unit.sorting / "spike_unit_ids.npy", np.asarray(ids)[vector["unit_index"]])
     analyzer = si.create_sorting_analyzer(
-        sorting.select_units(ids[::-1]),
+        si.NumpySorting.from_unit_dict({i: by_id[i] for i in ids[::-1]}, RATE),
         recording,
         format="zarr",
         folder=unit.analysis / "analyzer.zarr",
@@ -257,6 +260,7 @@ def _write_unit(made: Sorted, unit: UnitFolders, shank: int, kept: list[Channel]
         return_in_uV=True,
     )
     analyzer.compute(EXTENSIONS)
+    order = ids[1:] + ids[:1] if len(ids) > 2 else ids
     metrics = pd.DataFrame(
         {
             "unit_id": order,

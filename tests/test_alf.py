@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import spikeinterface as si
 from exported_probe import BAD, CLOCK, LABELS, RATE, UNIT_IDS, built
 from one.alf import spec
 from one.alf.io import load_object
@@ -148,6 +149,18 @@ def test_waveforms_main_channels_and_amplitudes(made, spikes, clusters, channels
         assert spikes["amps"][mine] == pytest.approx(amps * 1e-6, rel=1e-5)
         assert clusters["amps"][cluster] == pytest.approx(amps.mean() * 1e-6, rel=1e-5)
         assert 3e-5 < clusters["amps"][cluster] < 1e-3  # volts
+
+
+def test_depths_are_the_analyzers_of_that_unit(made, spikes, clusters):
+    for position, shank in ((1, 0), (0, 2)):
+        analyzer = si.load_sorting_analyzer(made.units[position].analysis / "analyzer.zarr")
+        by_unit = analyzer.get_extension("spike_locations").get_data(outputs="by_unit")[0]
+        of_units = analyzer.get_extension("unit_locations").get_data(outputs="by_unit")
+        for unit_id in UNIT_IDS[shank]:
+            cluster = UNITS.index((shank, unit_id))
+            mine = spikes["depths"][spikes["clusters"] == cluster]
+            assert np.array_equal(mine, by_unit[unit_id]["y"].astype(np.float32))
+            assert clusters["depths"][cluster] == np.float32(of_units[unit_id][1])
 
 
 def test_depths_lie_around_the_main_channel(spikes, clusters, channels):

@@ -14,8 +14,8 @@ import pytest
 from one.alf import io, spec
 from powerpixels import edges, events
 from powerpixels.documents import AnalogLine, DigitalLine, NidqDocument, RawFile, Session, Stream
-from powerpixels.events import Wiring
 from powerpixels.stage import DataError
+from powerpixels.wiring import Wiring, load_wiring
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 11574.074074
@@ -95,7 +95,7 @@ def test_wired_lines(nidq, tmp_path):
 
 def test_default_wiring_publishes_active_lines_under_their_own_name(nidq, tmp_path):
     stream, found, _ = nidq
-    wiring = events.load_wiring(ROOT / "assets" / "wiring.json")
+    wiring = load_wiring(ROOT / "assets" / "wiring.json")
     events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").glob("*.npy")}
     assert names == {
@@ -160,26 +160,6 @@ def test_absent_and_silent_inputs_are_warnings_that_name_them(nidq, tmp_path, ca
     assert not list((tmp_path / "out").glob("camera*")) and not list((tmp_path / "out").glob("*eye*"))
     assert np.load(tmp_path / "out" / "reward.times.npy").shape == (0,)
     assert np.load(tmp_path / "out" / "reward.intervals.npy").shape == (0, 2)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "found: "),
-        ('{"digitl": {}}', "digitl"),
-        ('{"digital": {"P0.1": 3}}', r"digital.P0.1"),
-        ('{"digital": {"P0.1": "my lick"}}', "'my lick' cannot be part"),
-        ('{"analog": {"AI0": "a.b"}}', "'a.b' cannot be part"),
-        ('{"digital": {"P0.1": "lick", "P0.2": "lick"}}', "'lick' names more than one"),
-        ('{"digital": {"P0.1": "analog"}}', "'analog' is taken"),
-        ('{"analog": {"AI0": "timestamps"}}', "'timestamps' is taken"),
-    ],
-)
-def test_faulty_wiring_is_refused(tmp_path, content, message):
-    path = tmp_path / "wiring.json"
-    path.write_text(content)
-    with pytest.raises(DataError, match=rf"wiring.json: .*{message}"):
-        events.load_wiring(path)
 
 
 def test_edges_of_another_stream_are_refused(nidq, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from exported_probe import CLOCK, build, built
+from exported_probe import CLOCK, built
 from powerpixels.documents import ProbeSummary
 from powerpixels.export import UnitFolders, gather, summarise
 
@@ -206,8 +206,8 @@ def test_channels_labelled_other_than_recorded():
         gathered(made, preprocess=short)
 
 
-def test_nothing_is_written_into_the_inputs(tmp_path):
-    made = build(tmp_path / "probe")
-    before = {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in (tmp_path / "probe").rglob("*")}
+def test_nothing_is_written_into_the_inputs():
+    made = built()
+    before = {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in made.folder.rglob("*")}
     gathered(made)
-    assert {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in (tmp_path / "probe").rglob("*")} == before
+    assert {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in made.folder.rglob("*")} == before

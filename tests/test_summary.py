@@ -45,6 +45,7 @@ def failed(subject: str, session: str, probe: str, **changes) -> dict:
         "subject": subject,
         "session": session,
         "probe": probe,
+        "shank": "",
         "stage": "PREPROCESS",
         "exit": 65,
         "reason": 'run.ap.bin: expected 10 bytes, found 9; "restore" it',

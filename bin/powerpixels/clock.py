@@ -5,17 +5,25 @@ Edges are matched by time, never by their order, so that a lost or an extra puls
 1. Both streams count samples from the start of the acquisition (first_sample). The two counters are taken
    to have started together; that gives each edge a coarse common time.
 2. In the stretch of some periods where the two waves agree best, the offset between them modulo the wave's
-   period is found; a line through it is grown over the whole recording, doubling its reach each time.
-3. The line fixes the offset only up to whole periods. The whole period is the one for which the counters
-   started together: the line, followed back to the counters' zero, must come within MAX_START_PERIODS of a
-   period of it. Following the fitted line back takes the drift before the file's start into account.
-4. Edges within two samples of the line are fitted by least squares until nothing changes.
+   period is found; from there a local line is tracked to both ends, so that drift may bend it.
+3. The wave fixes the offset only up to whole periods. The whole period is the one for which the counters
+   started together: a straight line through the pairs, followed back to the counters' zero, must come within
+   MAX_START_PERIODS of a period of it.
+4. A straight line is fitted by least squares to the edges within two samples of it, until nothing changes.
+   Where the wave leaves it, the fit is repeated as a continuous line of 2, 4, 8 … straight segments of equal
+   numbers of edges, no shorter than SEGMENT_S, until it follows the wave everywhere.
+
+Bounds. Drift is slow, a loss of samples is sudden: from segment to segment the clocks' rate must change by
+less than MAX_PPM_PER_MINUTE, in all by less than MAX_WANDER_PPM; the rates must agree within MAX_PPM. Means
+of LOCAL_EDGES and medians of FEW_EDGES residuals must be below MAX_LOCAL_SAMPLES and MAX_FEW_SAMPLES. Where
+there are no edges (pauses of the wave, the ends of the file) the rate is taken to change by as much as was
+measured, at least DRIFT_PPM_PER_MINUTE; the error that follows must be below one sample. What exceeds a bound
+is refused with a ``DataError``: a map that may be off by more than one sample of the slower stream (two for
+a loss of two or three samples, which hides in the quantisation of the edges beside it) is not made.
 
 What the fit cannot see, because the wave repeats itself: counters that started more than 0.7 periods apart,
 and a loss of samples that lasts a whole number of periods; and, for want of edges, a loss in the first or
-last two periods of the time both record. Everything else that could put the fit off by more than one sample
-of the slower stream is refused with a ``DataError`` (two for a loss of two or three samples, which hides in
-the quantisation of the edges beside it).
+last two periods of the time both record.
 
 An edge is seen at the first sample after it, on average half a sample late. The fit takes half a sample off
 both sides, so that streams of different rates (30 kHz and a slower NIDQ) are not skewed by it.
@@ -37,8 +45,8 @@ log = logging.getLogger("powerpixels")
 MIN_EDGES = 5
 MAX_PPM = 500.0
 MAX_START_PERIODS = 0.3
-# An edge is quantised to one sample on each side, so an undisturbed one lies within one sample of the line;
-# the second sample is for what the clocks may deviate from the line.
+# An edge is quantised to one sample on each side, so an undisturbed one lies within one sample of the map;
+# the second sample is for what the clocks may deviate from it.
 MATCH_SAMPLES = 2.0
 # Largest mean residual of LOCAL_EDGES consecutive edges, and largest median of a few of them.
 LOCAL_EDGES = 20
@@ -47,10 +55,18 @@ FEW_EDGES = 6
 MAX_FEW_SAMPLES = 1.0
 MAX_RMS_SAMPLES = 1.0
 MIN_MATCHED_FRACTION = 0.5
-# Seed: stretches of this many periods, edges within this much of drift across one.
+# Shortest segment of a bent map, and fewest edges in it.
+SEGMENT_S = 60.0
+SEGMENT_EDGES = 40
+# Crystals warm up by some ppm within tens of minutes.
+MAX_PPM_PER_MINUTE = 2.0
+MAX_WANDER_PPM = 10.0
+DRIFT_PPM_PER_MINUTE = 0.25
+# Seed: stretches of this many periods, edges within this much of drift across one. Tracking: an edge's
+# distance from the local line.
 SEED_PERIODS = 20
 SEED_PPM = 2000.0
-GROW_TOLERANCE_PERIODS = 0.02
+TRACK_PERIODS = 0.02
 # Consecutive edges without a partner that lie off the line by one amount, within this spread, are a wave
 # that was shifted (samples lost), not lost or extra pulses.
 SHIFTED_EDGES = 3
@@ -63,8 +79,8 @@ PATTERN_RATIO = 0.1
 PATTERN_PERIODS = 600
 
 CROOKED = (
-    "; no straight line maps the one clock to the other: samples were lost, or the clocks drift unevenly;"
-    " look for gaps in the acquisition's log"
+    "; no slow drift maps the one clock to the other: samples were lost, or the clocks drift unevenly; look for"
+    " gaps in the acquisition's log"
 )
 
 
@@ -76,21 +92,47 @@ class _Wave:
     rising: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Line:
-    """reference = t + offset + slope * (t - centre), all in seconds."""
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """A continuous line of straight segments: reference = t + delta(t), all in seconds.
 
-    centre: float
-    offset: float
-    slope: float
+    knots (k,) ascending and their deltas (k,), k >= 2; the first and last segment go on beyond them.
+    """
+
+    knots: np.ndarray
+    deltas: np.ndarray
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """(k - 1,) relative difference of the clocks' rates in each segment."""
+        return np.diff(self.deltas) / np.diff(self.knots)
 
     def delta(self, t):
-        return self.offset + self.slope * (t - self.centre)
+        k = self.segment(t)
+        return self.deltas[k] + self.slopes[k] * (t - self.knots[k])
+
+    def segment(self, t):
+        """Index of the segment that t lies in."""
+        return np.searchsorted(self.knots[1:-1], t, side="right")
+
+    def moved(self, seconds: float) -> _Map:
+        """The same map with the reference later by some seconds."""
+        return _Map(self.knots, self.deltas + seconds)
+
+
+def _map_of(fit: ClockFit) -> _Map:
+    """The map of seconds since each file's first sample."""
+    own, reference = np.array(fit.knots, dtype=np.float64).T
+    return _Map(own, reference - own)
 
 
 def to_reference_seconds(fit: ClockFit, samples: np.ndarray) -> np.ndarray:
-    """Seconds (float64) on the reference clock of samples (any shape, 0-based) of the probe's stream."""
-    return fit.offset_s + fit.slope * (np.asarray(samples, dtype=np.float64) / fit.sampling_rate_hz)
+    """Seconds (float64) on the reference clock of samples (any shape, 0-based) of the probe's stream.
+
+    Linear between the fit's knots; its first and last segment go on beyond them.
+    """
+    t = np.asarray(samples, dtype=np.float64) / fit.sampling_rate_hz
+    return t + _map_of(fit).delta(t)
 
 
 def check_probe(edges: Edges, probe: Probe) -> None:
@@ -104,6 +146,7 @@ def check_probe(edges: Edges, probe: Probe) -> None:
 
 def identity_fit(edges: Edges, probe: str) -> ClockFit:
     """The fit of a probe that is itself the reference: exact over its whole length."""
+    end = edges.n_samples / edges.sampling_rate_hz
     return ClockFit(
         probe=probe,
         stream=edges.stream,
@@ -116,14 +159,15 @@ def identity_fit(edges: Edges, probe: str) -> ClockFit:
         rms_us=0.0,
         max_us=0.0,
         first_edge_s=0.0,
-        last_edge_s=edges.n_samples / edges.sampling_rate_hz,
+        last_edge_s=end,
+        knots=[(0.0, 0.0), (end, end)],
     )
 
 
 def fit_clock(
     probe_edges: Edges, reference_edges: Edges, *, probe: str, reference_line: str = SYNC_LINE
 ) -> ClockFit:
-    """Fit the probe's clock to the reference's, offset and slope, from the edges of their sync lines.
+    """Fit the probe's clock to the reference's, as few straight segments as will do, from their sync lines.
 
     The reference's time zero is the first sample of its file. Residuals are those of the matched edges.
     n_unmatched counts the edges of either stream, in the time both cover, that have no partner. Raises
@@ -140,54 +184,60 @@ def fit_clock(
     wave_r = _wave(reference_edges, reference_line, start_reference)
     period = _common_period(wave_p, wave_r, names, tick)
 
-    line = _grow(wave_p, wave_r, _seed(wave_p, wave_r, period, names), period, tick)
-    line = _choose_period(wave_p, wave_r, line, period, tick, names, counted)
-    line, i, j = _settle(wave_p, wave_r, line, tick)
-
-    shared_p, shared_r = _shared(wave_p, wave_r, line, period)
-    fewest = min(shared_p.sum(), shared_r.sum())
-    if len(i) < MIN_EDGES or len(i) < MIN_MATCHED_FRACTION * fewest:
+    i, j = _pair(wave_p, wave_r, period, tick, names, counted)
+    segments, most = 1, _most_segments(wave_p, i)
+    while True:
+        fitted, matched_p, matched_r = _settle(wave_p, wave_r, i, j, segments, tick)
+        misfit = _misfit(wave_p, wave_r, fitted, matched_p, matched_r, period, tick, start_probe)
+        if not misfit or 2 * segments > most:
+            break
+        segments *= 2
+    if misfit:
+        raise DataError(f"{names}: {misfit}{CROOKED}")
+    i, j = matched_p, matched_r
+    line = _fit(wave_p, wave_r, i, j)
+    rate = float(line.slopes[0])
+    if abs(rate) > MAX_PPM * 1e-6:
         raise DataError(
-            f"{names}: only {len(i)} of {fewest} edges of the sync wave match; expected at least {MIN_EDGES}"
-            f" and {MIN_MATCHED_FRACTION:.0%} of them; the lines do not carry the same wave, or samples were"
-            " lost, or the clocks drift unevenly; check the cabling and the acquisition's log"
-        )
-    if abs(line.slope) > MAX_PPM * 1e-6:
-        raise DataError(
-            f"{names}: the clocks' rates differ by {line.slope * 1e6:.0f} ppm, expected below {MAX_PPM:.0f};"
+            f"{names}: the clocks' rates differ by {rate * 1e6:.0f} ppm, expected below {MAX_PPM:.0f};"
             " check the sampling rates in the meta files"
         )
-    _check_straight(wave_p, wave_r, line, i, j, shared_p, period, tick, names, start_probe)
-    residual = wave_r.t[j] - wave_p.t[i] - line.delta(wave_p.t[i])
+    residual = _residual(wave_p, wave_r, fitted, i, j)
     rms = float(np.sqrt(np.mean(residual**2)))
-    if rms > MAX_RMS_SAMPLES * tick:
-        raise DataError(
-            f"{names}: the matched edges scatter by {rms * 1e6:.1f} µs (rms) around the fitted line, expected"
-            f" below {MAX_RMS_SAMPLES * tick * 1e6:.1f} µs; check the cabling of the sync wave"
-        )
-    _check_reach(wave_p.t[i], rms, probe_edges, fs_reference, start_probe, tick, names)
+    change = _check_drift(fitted, names)
+    _check_reach(wave_p.t[i], fitted, rms, change, probe_edges, fs_reference, start_probe, tick, names)
 
+    shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
     n_unmatched = int(shared_p.sum() - len(i) + shared_r.sum() - len(j))
     if n_unmatched:
         log.warning("%s: %d edges of the sync wave have no partner", names, n_unmatched)
-    # From acquisition time back to each file's own: t_r + start_r = (t_p + start_p)(1 + slope) + ...
-    offset = start_probe - start_reference + line.delta(start_probe)
+    # From acquisition time back to each file's own.
+    own = fitted.knots - start_probe
+    reference = fitted.knots + fitted.deltas - start_reference
     matched_s = wave_p.t[i] - start_probe
     fit = ClockFit(
         probe=probe,
         stream=probe_edges.stream,
         reference=reference_edges.stream,
         sampling_rate_hz=fs_probe,
-        offset_s=float(offset),
-        slope=float(1 + line.slope),
+        offset_s=float(start_probe - start_reference + line.delta(start_probe)),
+        slope=1 + rate,
         n_edges=len(i),
         n_unmatched=n_unmatched,
         rms_us=rms * 1e6,
         max_us=float(np.abs(residual).max() * 1e6),
         first_edge_s=float(matched_s[0]),
         last_edge_s=float(matched_s[-1]),
+        knots=list(zip(own.tolist(), reference.tolist(), strict=True)),
     )
-    log.info("%s: %d edges, %+.2f ppm, rms %.1f µs", names, fit.n_edges, (fit.slope - 1) * 1e6, fit.rms_us)
+    log.info(
+        "%s: %d edges, %+.2f ppm, %d segments, rms %.1f µs",
+        names,
+        fit.n_edges,
+        rate * 1e6,
+        segments,
+        fit.rms_us,
+    )
     return fit
 
 
@@ -201,8 +251,7 @@ def matched_pairs(
     fs_probe, fs_reference = probe_edges.sampling_rate_hz, reference_edges.sampling_rate_hz
     wave_p = _wave(probe_edges, SYNC_LINE, 0.0)
     wave_r = _wave(reference_edges, reference_line, 0.0)
-    line = _Line(0.0, fit.offset_s, fit.slope - 1)
-    i, j = _match(wave_p, wave_r, line, MATCH_SAMPLES / min(fs_probe, fs_reference))
+    i, j = _match(wave_p, wave_r, _map_of(fit), MATCH_SAMPLES / min(fs_probe, fs_reference))
     return np.column_stack([wave_p.t[i] + 0.5 / fs_probe, wave_r.t[j] + 0.5 / fs_reference])
 
 
@@ -255,19 +304,20 @@ def _period(wave: _Wave) -> float:
 
 
 def _nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Index into b (ascending, not empty) of the value nearest to each of a."""
-    right = np.clip(np.searchsorted(b, a), 1, max(1, len(b) - 1))
-    if len(b) == 1:
-        return np.zeros(len(a), dtype=np.intp)
+    """Index into b (ascending, at least two) of the value nearest to each of a.
+
+    The edges of a line alternate, so that any MIN_EDGES in a row hold two of each polarity.
+    """
+    right = np.clip(np.searchsorted(b, a), 1, len(b) - 1)
     return np.where(a - b[right - 1] <= b[right] - a, right - 1, right)
 
 
-def _match(wave_p: _Wave, wave_r: _Wave, line: _Line, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of edges of one polarity that are each other's nearest, within tolerance of the line (s).
+def _match(wave_p: _Wave, wave_r: _Wave, fitted: _Map, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of edges of one polarity that are each other's nearest, within tolerance of the map (s).
 
     Returns indices into wave_p and wave_r, ascending in the probe's time.
     """
-    predicted = wave_p.t + line.delta(wave_p.t)
+    predicted = wave_p.t + fitted.delta(wave_p.t)
     found_p, found_r = [], []
     for rising in (True, False):
         p, r = np.flatnonzero(wave_p.rising == rising), np.flatnonzero(wave_r.rising == rising)
@@ -282,12 +332,12 @@ def _match(wave_p: _Wave, wave_r: _Wave, line: _Line, tolerance: float) -> tuple
     return i[order], j[order]
 
 
-def _off_by(wave_p: _Wave, wave_r: _Wave, line: _Line, period: float) -> np.ndarray:
-    """Seconds from the line to the nearest reference edge of the same polarity, within ± half a period.
+def _off_by(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> np.ndarray:
+    """Seconds from the map to the nearest reference edge of the same polarity, within ± half a period.
 
     (n,) for the probe's edges. Modulo the period, so that a lost edge's neighbour tells the same.
     """
-    predicted = wave_p.t + line.delta(wave_p.t)
+    predicted = wave_p.t + fitted.delta(wave_p.t)
     off = np.empty(len(predicted))
     for rising in (True, False):
         p, r = wave_p.rising == rising, wave_r.t[wave_r.rising == rising]
@@ -295,15 +345,16 @@ def _off_by(wave_p: _Wave, wave_r: _Wave, line: _Line, period: float) -> np.ndar
     return off - period * np.round(off / period)
 
 
-def _seed(wave_p: _Wave, wave_r: _Wave, period: float, names: str) -> _Line:
+def _seed(wave_p: _Wave, wave_r: _Wave, period: float, names: str) -> _Map:
     """A first line from the stretch of SEED_PERIODS where the waves agree best, modulo the period.
 
     Agreement: the number of probe edges whose offset to the nearest reference edge (folded to ± half a
     period) lies within the drift allowed across the stretch of the others'. The slope is the median of
     the slopes between all pairs of them (Theil–Sen).
     """
+    unmoved = _Map(np.array([0.0, 1.0]), np.zeros(2))
     inside = (wave_p.t > wave_r.t[0] - period) & (wave_p.t < wave_r.t[-1] + period)
-    t, delta = wave_p.t[inside], _off_by(wave_p, wave_r, _Line(0.0, 0.0, 0.0), period)[inside]
+    t, delta = wave_p.t[inside], _off_by(wave_p, wave_r, unmoved, period)[inside]
     if len(t) < MIN_EDGES:
         raise DataError(
             f"{names}: by their counts of samples since the acquisition's start, the pulses of the first lie"
@@ -341,24 +392,70 @@ def _seed(wave_p: _Wave, wave_r: _Wave, period: float, names: str) -> _Line:
     )
     offset = float(np.median(offsets - slope * (at - centre)))
     offset -= period * np.round(offset / period)
-    return _Line(centre, offset, slope)
+    half = np.array([-width / 2, width / 2])
+    return _Map(centre + half, offset + slope * half)
 
 
-def _fit(wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray) -> _Line:
-    """Least-squares line through matched edges (centred, so that hours of seconds keep their digits)."""
-    t, delta = wave_p.t[i], wave_r.t[j] - wave_p.t[i]
-    centre = t.mean()
-    spread = np.sum((t - centre) ** 2)
-    slope = np.sum((t - centre) * (delta - delta.mean())) / spread if spread else 0.0
-    return _Line(float(centre), float(delta.mean()), float(slope))
+def _pair(
+    wave_p: _Wave, wave_r: _Wave, period: float, tick: float, names: str, counted: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of edges (indices into each wave) along the whole recording, few of them wrong."""
+    seed = _seed(wave_p, wave_r, period, names)
+    i, j = _track(wave_p, wave_r, seed, period, tick)
+    if len(i) < MIN_EDGES:
+        raise DataError(
+            f"{names}: only {len(i)} edges of the sync waves match, expected at least {MIN_EDGES}; the lines"
+            " do not carry the same wave; check the cabling"
+        )
+    periods = _choose_period(wave_p, wave_r, i, j, period, tick, names, counted)
+    if periods:
+        i, j = _track(wave_p, wave_r, seed.moved(-periods * period), period, tick)
+    _check_pattern(wave_p, wave_r, i, j, period, names, counted)
+    return i, j
 
 
-def _refine(wave_p: _Wave, wave_r: _Wave, line: _Line, tolerance: float, tick: float) -> _Line:
-    """The line through the edges that match within tolerance, outliers left out until none is left."""
+def _track(
+    wave_p: _Wave, wave_r: _Wave, seed: _Map, period: float, tick: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of edges on a local line, followed from the seed's to both ends of the probe's wave.
+
+    The line is fitted to the edges on both sides of its front, as far as it moves on at a time: at first
+    half the seed's width, doubled up to SEGMENT_S. Across a pause of the wave it goes straight on.
+    """
+    centre = seed.knots.mean()
+    found = []
+    for direction in (-1, 1):
+        local, front, step = seed, centre, SEED_PERIODS * period / 2
+        while wave_p.t[0] <= front <= wave_p.t[-1]:
+            low, high = np.searchsorted(wave_p.t, [front - step, front + step])
+            part_p = _Wave(wave_p.t[low:high], wave_p.rising[low:high])
+            near = front + local.delta(front) + np.array([-step - period, step + period])
+            low_r, high_r = np.searchsorted(wave_r.t, near)
+            part_r = _Wave(wave_r.t[low_r:high_r], wave_r.rising[low_r:high_r])
+            if min(len(part_p.t), len(part_r.t)) >= MIN_EDGES:
+                local, i, j = _refine(part_p, part_r, local, TRACK_PERIODS * period, tick)
+                ahead = direction * (part_p.t[i] - front) >= 0
+                found.append((i[ahead] + low, j[ahead] + low_r))
+            front += direction * step
+            step = min(2 * step, max(SEGMENT_S, SEED_PERIODS * period))
+    i, j = (np.concatenate(indices) for indices in zip(*found, strict=True))
+    i, first = np.unique(i, return_index=True)
+    return i, j[first]
+
+
+def _refine(
+    wave_p: _Wave, wave_r: _Wave, line: _Map, tolerance: float, tick: float
+) -> tuple[_Map, np.ndarray, np.ndarray]:
+    """The line through the edges that match within tolerance, outliers left out until none is left.
+
+    Returns the line and its pairs; the line as it was, and no pairs, where fewer than MIN_EDGES match.
+    """
     i, j = _match(wave_p, wave_r, line, tolerance)
+    if len(i) < MIN_EDGES:
+        return line, i[:0], j[:0]
     keep = np.ones(len(i), dtype=bool)
     for _ in range(10):
-        residual = wave_r.t[j] - wave_p.t[i] - line.delta(wave_p.t[i])
+        residual = _residual(wave_p, wave_r, line, i, j)
         residual -= np.median(residual[keep])
         limit = max(MATCH_SAMPLES * tick, 4 * 1.4826 * np.median(np.abs(residual[keep])))
         new = np.abs(residual) <= limit
@@ -366,91 +463,115 @@ def _refine(wave_p: _Wave, wave_r: _Wave, line: _Line, tolerance: float, tick: f
         if np.array_equal(new, keep):
             break
         keep = new
-    return line
+    return line, i[keep], j[keep]
 
 
-def _grow(wave_p: _Wave, wave_r: _Wave, line: _Line, period: float, tick: float) -> _Line:
-    """Extend the seed's line over the whole recording, doubling its reach each time."""
-    centre, reach = line.centre, SEED_PERIODS * period / 2
-    while True:
-        near = np.abs(wave_p.t - centre) <= reach
-        part = _Wave(wave_p.t[near], wave_p.rising[near])
-        if len(_match(part, wave_r, line, GROW_TOLERANCE_PERIODS * period)[0]) >= MIN_EDGES:
-            line = _refine(part, wave_r, line, GROW_TOLERANCE_PERIODS * period, tick)
-        if near.all():
-            return line
-        reach *= 2
+def _fit(wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, segments: int = 1) -> _Map:
+    """Least-squares continuous line of straight segments, each with as many of the matched edges.
+
+    Its knots' deltas are the unknowns: an edge between two of them weighs on both, by its nearness.
+    """
+    t, delta = wave_p.t[i], wave_r.t[j] - wave_p.t[i]
+    knots = t[np.linspace(0, len(t) - 1, segments + 1).round().astype(int)]
+    k = np.searchsorted(knots[1:-1], t, side="right")
+    after = (t - knots[k]) / (knots[k + 1] - knots[k])
+    before = 1 - after
+
+    def sums(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.bincount(k, left, segments + 1) + np.bincount(k + 1, right, segments + 1)
+
+    both = np.bincount(k, before * after, segments)
+    normal = np.diag(sums(before**2, after**2)) + np.diag(both, 1) + np.diag(both, -1)
+    return _Map(knots, np.linalg.solve(normal, sums(before * delta, after * delta)))
 
 
-def _settle(wave_p: _Wave, wave_r: _Wave, line: _Line, tick: float) -> tuple[_Line, np.ndarray, np.ndarray]:
-    """Fit the edges within MATCH_SAMPLES of the line until the same ones are matched again."""
-    i, j = _match(wave_p, wave_r, line, MATCH_SAMPLES * tick)
+def _residual(wave_p: _Wave, wave_r: _Wave, fitted: _Map, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Seconds by which each matched reference edge is later than the map says."""
+    return wave_r.t[j] - wave_p.t[i] - fitted.delta(wave_p.t[i])
+
+
+def _most_segments(wave_p: _Wave, i: np.ndarray) -> int:
+    """How many segments the matched edges allow."""
+    return int(max(1, min((wave_p.t[i[-1]] - wave_p.t[i[0]]) / SEGMENT_S, len(i) / SEGMENT_EDGES)))
+
+
+def _settle(
+    wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, segments: int, tick: float
+) -> tuple[_Map, np.ndarray, np.ndarray]:
+    """Fit the pairs, then the edges within MATCH_SAMPLES of the map until the same ones are matched again."""
+    fitted = _fit(wave_p, wave_r, i, j, segments)
     for _ in range(20):
-        if len(i) < MIN_EDGES:
-            break
-        line = _fit(wave_p, wave_r, i, j)
         before = i
-        i, j = _match(wave_p, wave_r, line, MATCH_SAMPLES * tick)
-        if np.array_equal(i, before):
+        i, j = _match(wave_p, wave_r, fitted, MATCH_SAMPLES * tick)
+        if np.array_equal(i, before) or len(i) < MIN_EDGES * segments:
             break
-    return line, i, j
+        fitted = _fit(wave_p, wave_r, i, j, segments)
+    return fitted, i, j
 
 
-def _shared(wave_p: _Wave, wave_r: _Wave, line: _Line, period: float) -> tuple[np.ndarray, np.ndarray]:
+def _shared(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> tuple[np.ndarray, np.ndarray]:
     """Masks of the edges of each wave that lie in the time that both waves cover."""
-    predicted = wave_p.t + line.delta(wave_p.t)
+    predicted = wave_p.t + fitted.delta(wave_p.t)
     slack = period / 4
     low = max(predicted[0], wave_r.t[0]) - slack
     high = min(predicted[-1], wave_r.t[-1]) + slack
     return (predicted >= low) & (predicted <= high), (wave_r.t >= low) & (wave_r.t <= high)
 
 
-def _shifted(line: _Line, periods: int, period: float) -> _Line:
-    return _Line(line.centre, line.offset + periods * period, line.slope)
-
-
-def _without_partner(wave_p: _Wave, wave_r: _Wave, line: _Line, period: float) -> tuple[int, int] | None:
+def _without_partner(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> tuple[int, int] | None:
     """Edges without partner, and all edges, of the time both waves cover; None where that is too short.
 
     Too short: less than three quarters of the shorter wave.
     """
-    shared_p, shared_r = _shared(wave_p, wave_r, line, period)
+    shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
     total = int(shared_p.sum() + shared_r.sum())
     if total < 1.5 * min(len(wave_p.t), len(wave_r.t)):
         return None
-    return total - 2 * len(_match(wave_p, wave_r, line, GROW_TOLERANCE_PERIODS * period)[0]), total
+    return total - 2 * len(_match(wave_p, wave_r, fitted, TRACK_PERIODS * period)[0]), total
 
 
 def _choose_period(
-    wave_p: _Wave, wave_r: _Wave, line: _Line, period: float, tick: float, names: str, counted: bool
-) -> _Line:
-    """The line moved by the whole number of periods for which the counters (or files) started together.
+    wave_p: _Wave,
+    wave_r: _Wave,
+    i: np.ndarray,
+    j: np.ndarray,
+    period: float,
+    tick: float,
+    names: str,
+    counted: bool,
+) -> int:
+    """By how many whole periods the pairs are off from those for which the counters (or files) started together.
 
-    Refuses where that is not clear: the counters' start lies too far from any choice, the pattern of
-    pulses contradicts the choice, or, without counters, does not decide it by itself.
+    Refuses where the counters' start lies too far from any choice. Before the first edge the rate may have
+    been another by MAX_WANDER_PPM.
     """
-    i, j = _match(wave_p, wave_r, line, GROW_TOLERANCE_PERIODS * period)
-    if len(i) < MIN_EDGES:
-        return line
+    line = _fit(wave_p, wave_r, i, j)
     at_zero = float(line.delta(0.0))
     periods = int(np.round(at_zero / period))
-    spread = np.sum((wave_p.t[i] - line.centre) ** 2)
-    error = tick * np.sqrt(1 / len(i) + line.centre**2 / spread) if spread else np.inf
-    if counted and abs(at_zero - periods * period) + 3 * error > MAX_START_PERIODS * period:
+    t = wave_p.t[i]
+    error = 3 * tick * np.sqrt(1 / len(t) + t.mean() ** 2 / np.sum((t - t.mean()) ** 2))
+    error += MAX_WANDER_PPM * 1e-6 * t[0]
+    if counted and abs(at_zero - periods * period) + error > MAX_START_PERIODS * period:
         raise DataError(
             f"{names}: the sync wave repeats every {period:.4g} s, and by their counts of samples"
-            f" (firstSample) the two streams started {abs(at_zero - periods * period):.3f} ±"
-            f" {3 * error:.3f} s off a whole number of periods; expected below"
+            f" (firstSample) the two streams started {abs(at_zero - periods * period):.3f} ± {error:.3f} s"
+            " off a whole number of periods; expected below"
             f" {MAX_START_PERIODS * period:.3f} s, so it is not certain which pulses belong together; check"
             " firstSample in both meta files"
         )
-    line = _refine(wave_p, wave_r, _shifted(line, -periods, period), GROW_TOLERANCE_PERIODS * period, tick)
+    return periods
 
-    chosen = _without_partner(wave_p, wave_r, line, period)
+
+def _check_pattern(
+    wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, period: float, names: str, counted: bool
+) -> None:
+    """Refuse where the pattern of pulses contradicts the pairs, or, without counters, does not decide alone."""
+    fitted = _fit(wave_p, wave_r, i, j, _most_segments(wave_p, i))
+    chosen = _without_partner(wave_p, wave_r, fitted, period)
     reach = 10 if counted else int(min(PATTERN_PERIODS, 1 + (wave_r.t[-1] - wave_r.t[0]) / period))
     others = {}
     for shift in range(-reach, reach + 1):
-        count = _without_partner(wave_p, wave_r, _shifted(line, shift, period), period)
+        count = _without_partner(wave_p, wave_r, fitted.moved(shift * period), period)
         if shift and count is not None:
             others[shift] = count
     if counted:
@@ -468,7 +589,6 @@ def _choose_period(
             f" could be shifted by any multiple of {period:.4g} s; restore firstSample in the meta file from"
             " the original recording"
         )
-    return line
 
 
 def _decides(better: tuple[int, int], worse: tuple[int, int]) -> bool:
@@ -479,9 +599,32 @@ def _decides(better: tuple[int, int], worse: tuple[int, int]) -> bool:
     return worse[0] >= PATTERN_EDGES and better[0] / better[1] <= PATTERN_RATIO * worse[0] / worse[1]
 
 
-def _check_straight(wave_p, wave_r, line, i, j, shared_p, period, tick, names, start_probe) -> None:
-    """Refuse where part of the recording leaves the line: samples lost, or a drift that is not linear."""
-    off = _off_by(wave_p, wave_r, line, period)
+def _misfit(
+    wave_p: _Wave,
+    wave_r: _Wave,
+    fitted: _Map,
+    i: np.ndarray,
+    j: np.ndarray,
+    period: float,
+    tick: float,
+    start_probe: float,
+) -> str | None:
+    """What is wrong with the map; None where it follows the wave everywhere."""
+    shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
+    fewest = min(shared_p.sum(), shared_r.sum())
+    if len(i) < MIN_EDGES or len(i) < MIN_MATCHED_FRACTION * fewest:
+        return (
+            f"only {len(i)} of {fewest} edges of the sync wave match, expected at least {MIN_EDGES} and"
+            f" {MIN_MATCHED_FRACTION:.0%} of them; check that both lines carry the same wave"
+        )
+    residual = _residual(wave_p, wave_r, fitted, i, j)
+    rms = np.sqrt(np.mean(residual**2))
+    if rms > MAX_RMS_SAMPLES * tick:
+        return (
+            f"the matched edges scatter by {rms * 1e6:.1f} µs (rms) around the fitted line, expected below"
+            f" {MAX_RMS_SAMPLES * tick * 1e6:.1f} µs; check the cabling of the sync wave"
+        )
+    off = _off_by(wave_p, wave_r, fitted, period)
     alone = shared_p.copy()
     alone[i] = False
     bounds = np.flatnonzero(np.diff(np.concatenate([[0], alone.astype(np.int8), [0]])))
@@ -489,12 +632,10 @@ def _check_straight(wave_p, wave_r, line, i, j, shared_p, period, tick, names, s
         for at in range(first, stop - SHIFTED_EDGES + 1):
             some = off[at : at + SHIFTED_EDGES]
             if np.ptp(some) < SHIFTED_SPREAD_S and abs(np.median(some)) > MATCH_SAMPLES * tick:
-                raise DataError(
-                    f"{names}: from {wave_p.t[at] - start_probe:.1f} s the sync wave lies"
+                return (
+                    f"from {wave_p.t[at] - start_probe:.1f} s the sync wave lies"
                     f" {np.median(some) * 1e3:+.3f} ms (or that and whole periods) off the fitted line"
-                    + CROOKED
                 )
-    residual = wave_r.t[j] - wave_p.t[i] - line.delta(wave_p.t[i])
     for size, statistic, limit in (
         (LOCAL_EDGES, np.mean, MAX_LOCAL_SAMPLES),
         (FEW_EDGES, np.median, MAX_FEW_SAMPLES),
@@ -503,28 +644,68 @@ def _check_straight(wave_p, wave_r, line, i, j, shared_p, period, tick, names, s
         local = np.array([statistic(residual[start : start + size]) for start in starts])
         worst = int(np.argmax(np.abs(local)))
         if abs(local[worst]) > limit * tick:
-            raise DataError(
-                f"{names}: around {wave_p.t[i][starts[worst]] - start_probe:.1f} s the sync wave lies"
+            return (
+                f"around {wave_p.t[i][starts[worst]] - start_probe:.1f} s the sync wave lies"
                 f" {local[worst] * 1e6:+.0f} µs off the fitted line, expected below"
-                f" {limit * tick * 1e6:.0f} µs" + CROOKED
+                f" {limit * tick * 1e6:.0f} µs"
             )
+    return None
 
 
-def _check_reach(matched, rms, probe_edges, fs_reference, start_probe, tick, names) -> None:
-    """Refuse where the line, at either end of the probe's file, may be off by more than one sample.
+def _check_drift(fitted: _Map, names: str) -> float:
+    """Largest change of the rate from segment to segment (1/s), after a check that it is of physical size."""
+    change = np.abs(np.diff(fitted.slopes)) / (0.5 * (fitted.knots[2:] - fitted.knots[:-2]))
+    largest = float(change.max(initial=0.0))
+    per_minute, wander = largest * 60e6, np.ptp(fitted.slopes) * 1e6
+    if per_minute > MAX_PPM_PER_MINUTE or wander > MAX_WANDER_PPM:
+        raise DataError(
+            f"{names}: the clocks' rates change against each other by up to {per_minute:.1f} ppm in a minute"
+            f" and by {wander:.1f} ppm in all, expected below {MAX_PPM_PER_MINUTE:.0f} and"
+            f" {MAX_WANDER_PPM:.0f} ppm" + CROOKED
+        )
+    return largest
 
-    Three standard errors of the fitted line (rms at least the quantisation's, one sample on each side,
-    uniform) at the file's first and last sample.
+
+def _check_reach(
+    matched: np.ndarray,
+    fitted: _Map,
+    rms: float,
+    change: float,
+    probe_edges: Edges,
+    fs_reference: float,
+    start_probe: float,
+    tick: float,
+    names: str,
+) -> None:
+    """Refuse where the map, at either end of the probe's file or in a pause, may be off by more than one sample.
+
+    matched: the probe's matched edges (s). change: of the rate (1/s). At the file's first and last sample:
+    three standard errors of the line through the edges of the first or last segment (rms at least the
+    quantisation's, one sample on each side, uniform), and the bend beyond the edges.
     """
     fs = probe_edges.sampling_rate_hz
     sigma = max(rms, np.sqrt((1 / fs**2 + 1 / fs_reference**2) / 12))
-    ends = start_probe + np.array([0.0, probe_edges.n_samples / fs])
-    spread = np.sum((matched - matched.mean()) ** 2)
-    error = 3 * sigma * np.sqrt(1 / len(matched) + (ends - matched.mean()) ** 2 / spread)
-    if error.max() > tick:
+    change = max(change, DRIFT_PPM_PER_MINUTE / 60e6)
+    file_s = probe_edges.n_samples / fs
+    segment = fitted.segment(matched)
+    for end, here in (
+        (start_probe, matched[segment == 0]),
+        (start_probe + file_s, matched[segment == segment[-1]]),
+    ):
+        spread = np.sum((here - here.mean()) ** 2)
+        error = 3 * sigma * np.sqrt(1 / len(here) + (end - here.mean()) ** 2 / spread)
+        error += change / 2 * np.abs(end - here).min() ** 2
+        if error > tick:
+            raise DataError(
+                f"{names}: {len(matched)} matched edges between {matched[0] - start_probe:.1f} and"
+                f" {matched[-1] - start_probe:.1f} s of a file of {file_s:.1f} s leave its ends uncertain by"
+                f" {error * 1e6:.0f} µs; expected below {tick * 1e6:.0f} µs; record the sync wave throughout"
+            )
+    pause = int(np.argmax(np.diff(matched)))
+    length = matched[pause + 1] - matched[pause]
+    if change / 8 * length**2 > tick:
         raise DataError(
-            f"{names}: {len(matched)} matched edges between {matched[0] - start_probe:.1f} and"
-            f" {matched[-1] - start_probe:.1f} s of a file of {probe_edges.n_samples / fs:.1f} s leave its"
-            f" ends uncertain by {error.max() * 1e6:.0f} µs; expected below {tick * 1e6:.0f} µs; record the"
-            " sync wave throughout"
+            f"{names}: no edges match from {matched[pause] - start_probe:.1f} s on for {length:.1f} s, which"
+            f" leaves the time between uncertain by {change / 8 * length**2 * 1e6:.0f} µs; expected below"
+            f" {tick * 1e6:.0f} µs; record the sync wave throughout"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 D = TypeVar("D", bound="Document")
 
@@ -220,9 +220,14 @@ class SortingDocument(Document):
 class ClockFit(Document):
     """sync.json: how a probe's clock maps to the reference clock.
 
-    t_ref = offset_s + slope * (sample / sampling_rate_hz), seconds on the clock of stream
-    `reference` (whose zero is its own first sample). Residuals of the matched edges in µs;
-    first/last matched edge in seconds on the probe's own clock bound where the fit was measured.
+    knots are the map: (seconds on the probe's own clock, sample / sampling_rate_hz; seconds on the
+    clock of stream `reference`), the zero of each being its file's first sample. It is linear
+    between them, and its first and last segment go on beyond them. Two knots, at the first and
+    last matched edge, make it a straight line; clocks that drift unevenly have more.
+    offset_s and slope tell of it as a whole, t_ref = offset_s + slope * t: the straight line that
+    fits the matched edges best, equal to the map where that has two knots.
+    Residuals of the matched edges from the map in µs; first/last matched edge in seconds on the
+    probe's own clock bound where the fit was measured.
     """
 
     probe: str
@@ -237,6 +242,7 @@ class ClockFit(Document):
     max_us: float
     first_edge_s: float
     last_edge_s: float
+    knots: list[tuple[float, float]] = Field(min_length=2)
 
 
 class ProbeSummary(Document):

@@ -279,7 +279,7 @@ def _read_unit(probe: str, folders: UnitFolders) -> _Unit:
     _belongs(f"{folders.recording.name}'s probe and unit", (recording.probe, recording.unit), who)
     for path in (folders.analysis / "analysis.json", folders.labels / "labels.json"):
         stated = json.loads(path.read_text(encoding="utf-8"))
-        _belongs(f"{path.name}'s probe and unit", (stated["probe"], stated["unit"]), who)
+        _belongs(f"{path.name}'s probe and unit", (stated.get("probe"), stated.get("unit")), who)
     if not sorting.unit_ids:
         return _empty_unit(sorting, recording)
 

@@ -92,7 +92,8 @@ def write_nwb(export: ProbeExport, folder: Path) -> Path:
         session_id=session.session,
         was_generated_by=[["powerpixels", __version__]],
     )
-    nwbfile.subject = Subject(subject_id=session.subject)
+    # "U" is NWB's word for unknown; for the age and the species it has none, so they stay out.
+    nwbfile.subject = Subject(subject_id=session.subject, sex="U")
     electrode_of = _add_electrodes(nwbfile, export)
     nwbfile.units = _units(nwbfile, export, electrode_of)
 

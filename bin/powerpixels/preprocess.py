@@ -41,6 +41,8 @@ INT16_MAX = 32767
 MIN_REFERENCE_CHANNELS = 4
 # The bad-channel detector's similarity to the shank's median needs a median that one channel does not make.
 MIN_DETECTION_CHANNELS = 8
+# Across fewer the spatial filter of destriping has nothing to separate; such a shank's median is taken.
+MIN_DESTRIPE_CHANNELS = 16
 DETECTION_CHUNKS = 100
 DETECTION_CHUNK_S = 0.3
 
@@ -59,7 +61,7 @@ class Settings:
 def preprocess_probe(
     document: ProbeDocument, raw_dir: Path, out: Path, settings: Settings, jobs: int = 1
 ) -> Preprocess:
-    """Write ``out/<unit>/traces.bin`` and ``recording.json`` for every sorting unit, and ``out/preprocess.json``.
+    """Write ``out/<unit>/traces.bin`` and ``recording.json`` of each sorting unit, ``out/preprocess.json``.
 
     The raw file is read once (bad-channel detection reads random chunks before that). Memory does not grow
     with the recording's duration: each of the ``jobs`` processes holds one second. A unit none of whose
@@ -91,7 +93,7 @@ def preprocess_probe(
             "step": "detect_bad_channels",
             "method": "coherence+psd",
             "scope": "shank",
-            "n_chunks": DETECTION_CHUNKS,
+            "n_chunks": _n_detection_chunks(filtered),
             "chunk_s": DETECTION_CHUNK_S,
             "seed": settings.seed,
             "found": _count(labels.values()),
@@ -181,6 +183,11 @@ def _of_shank(recording: BaseRecording, shank: int) -> BaseRecording:
     return recording.select_channels(recording.channel_ids[recording.get_channel_groups() == shank])
 
 
+def _n_detection_chunks(recording: BaseRecording) -> int:
+    """SpikeInterface's number of chunks, or as many as a short recording holds, but at least ten."""
+    return int(np.clip(recording.get_duration() / DETECTION_CHUNK_S, 10, DETECTION_CHUNKS))
+
+
 def _label_shank(filtered: BaseRecording, shank: int, settings: Settings, jobs: int) -> dict[int, str]:
     """Label by raw column of a shank's channels: "good", "dead", "noise" or "out".
 
@@ -199,7 +206,7 @@ def _label_shank(filtered: BaseRecording, shank: int, settings: Settings, jobs: 
             recording,
             method="coherence+psd",
             seed=settings.seed,
-            num_random_chunks=DETECTION_CHUNKS,
+            num_random_chunks=_n_detection_chunks(filtered),
             chunk_duration_s=DETECTION_CHUNK_S,
             job_kwargs={"n_jobs": jobs, "progress_bar": False},
         )
@@ -216,7 +223,8 @@ def shank_chain(
 
     labels: by raw column. None instead of a recording where no good channel is left. Columns keep the
     order of the raw file. A shank with fewer than MIN_REFERENCE_CHANNELS is not referenced. Destriping
-    mirrors up to 60 channels at each end of the shank, fewer where the shank has fewer.
+    mirrors up to 60 channels at each end of the shank, fewer where the shank has fewer; a shank
+    with fewer than MIN_DESTRIPE_CHANNELS gets the global reference instead.
     """
     from spikeinterface import preprocessing as spre
 
@@ -233,9 +241,11 @@ def shank_chain(
     step: dict = {"method": settings.reference, "n_channels": n_channels}
     if settings.reference != "none" and n_channels < MIN_REFERENCE_CHANNELS:
         return recording, {**step, "method": "none", "reason": "too few channels"}
-    if settings.reference == "global":
+    if settings.reference == "destripe" and n_channels < MIN_DESTRIPE_CHANNELS:
+        step |= {"method": "global", "reason": "too few channels to destripe"}
+    if step["method"] == "global":
         recording = spre.common_reference(recording, reference="global", operator="median")
-    elif settings.reference == "local":
+    elif step["method"] == "local":
         inner, outer = settings.local_radius_um
         step |= {"inner_um": inner, "outer_um": outer, "operator": "median"}
         with warnings.catch_warnings(record=True) as caught:
@@ -245,12 +255,15 @@ def shank_chain(
             )
         for warning in caught:
             log.warning("shank %d: %s", shank, warning.message)
-    elif settings.reference == "destripe":
+    elif step["method"] == "destripe":
         step["pad_channels"] = min(60, n_channels)
         recording = spre.highpass_spatial_filter(
             recording,
             n_channel_pad=step["pad_channels"],
-            random_slice_kwargs={"seed": settings.seed},
+            random_slice_kwargs={
+                "random_slices_kwargs": {"seed": settings.seed},
+                "progress_bar": False,
+            },
         )
     return recording, step
 

@@ -6,8 +6,9 @@ properties ``raw_column`` and ``contact_id`` of the documents' channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 from powerpixels.documents import Channel, PreprocessedUnit, ProbeDocument
 from powerpixels.stage import DataError

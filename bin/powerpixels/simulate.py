@@ -23,17 +23,20 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
 import re
+import tempfile
 from argparse import ArgumentParser, Namespace
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field, ValidationError
 
 from powerpixels.documents import Document
+from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,13 +120,13 @@ class ProbeConfig(Document):
 
 
 class SimulationConfig(Document):
-    """A session. start_time: ISO 8601, local. artifact_uv: peak of the common transients."""
+    """A session. start_time: local, as SpikeGLX writes it. artifact_uv: peak of the common transients."""
 
     subject: str = "sim01"
     run: str = "sim01_run1"
-    start_time: str = "2026-03-01T10:35:10"
+    start_time: str = Field("2026-03-01T10:35:10", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$")
     seed: int = 1
-    duration_s: float
+    duration_s: float = Field(ge=2.0)
     probes: tuple[ProbeConfig, ...]
     nidq_start_s: float = 0.0137
     nidq_drift_ppm: float = 31.0
@@ -392,10 +395,31 @@ class Truth:
 def simulate_session(folder: Path, config: SimulationConfig) -> Path:
     """Simulate a session under folder and return the path of its truth.json.
 
-    folder is created; raises FileExistsError where it already holds a session. The same config gives the
-    same bytes. Memory does not grow with duration, except for the spikes.
+    folder appears when the session is complete; raises DataError where something is in it already. The same
+    config gives the same bytes. Memory does not grow with duration, except for the spikes.
     """
     folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(
+            f"{folder}: expected an empty or new folder for the simulated session, found files in it; "
+            "name another folder or delete this one"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # An interrupted simulation must not leave half a session under the name of a whole one.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+        work = Path(unfinished) / "session"
+        document = _write_session(work, config)
+        with (work / "samplesheet.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["subject", "session", "raw"])
+            run_folder = (folder / document.run_folder).resolve()
+            writer.writerow([config.subject, document.session, run_folder.as_posix()])
+        work.rename(folder)
+    return folder / "truth" / "truth.json"
+
+
+def _write_session(folder: Path, config: SimulationConfig) -> TruthDocument:
+    """Write raw/ and truth/ into folder, which is created."""
     run_folder = folder / "raw" / f"{config.run}_g0"
     truth_folder = folder / "truth"
     run_folder.mkdir(parents=True)
@@ -440,11 +464,7 @@ def simulate_session(folder: Path, config: SimulationConfig) -> Path:
             true_s=truth.to_true_seconds(probe.ap, sample),
             nidq_s=truth.to_nidq_seconds(probe.name, sample),
         )
-    with (folder / "samplesheet.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["subject", "session", "raw"])
-        writer.writerow([config.subject, document.session, run_folder.resolve().as_posix()])
-    return truth_folder / "truth.json"
+    return document
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -453,6 +473,7 @@ def simulate_session(folder: Path, config: SimulationConfig) -> Path:
 # ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _Waves:
     """LFP as a sum of sinusoids, coherent over all channels in the brain.
 
@@ -461,12 +482,11 @@ class _Waves:
     advanced by depth_rad_per_um * y.
     """
 
-    def __init__(self, frequency_hz, amplitude_uv, phase_rad, depth_rad_per_um, depth_phase_rad):
-        self.frequency_hz = frequency_hz
-        self.amplitude_uv = amplitude_uv
-        self.phase_rad = phase_rad
-        self.depth_rad_per_um = depth_rad_per_um
-        self.depth_phase_rad = depth_phase_rad
+    frequency_hz: np.ndarray
+    amplitude_uv: np.ndarray
+    phase_rad: np.ndarray
+    depth_rad_per_um: np.ndarray
+    depth_phase_rad: np.ndarray
 
 
 def _draw_waves(rng: np.random.Generator) -> _Waves:
@@ -485,37 +505,47 @@ def _draw_waves(rng: np.random.Generator) -> _Waves:
     )
 
 
-def _highpass_gain(frequency_hz: np.ndarray | float) -> np.ndarray | float:
+def _highpass_gain(frequency_hz: np.ndarray) -> np.ndarray:
     """Gain of the 1.0 probe's AP band at low frequencies (first order)."""
-    ratio = np.asarray(frequency_hz) / AP_CORNER_HZ
+    ratio = frequency_hz / AP_CORNER_HZ
     return ratio / np.sqrt(1 + ratio**2)
 
 
-def _lowpass_gain(frequency_hz: np.ndarray | float) -> np.ndarray | float:
-    """Gain of the 1.0 probe's LF band at high frequencies (first order)."""
-    return 1 / np.sqrt(1 + (np.asarray(frequency_hz) / LF_CORNER_HZ) ** 2)
+def _lowpass_gain(frequency_hz: np.ndarray) -> np.ndarray:
+    """Gain of the 1.0 probe's LF band at high frequencies (first order; nothing beyond Nyquist)."""
+    return (frequency_hz < LF_RATE_HZ / 2) / np.sqrt(1 + (frequency_hz / LF_CORNER_HZ) ** 2)
 
 
-def _no_filter(frequency_hz: np.ndarray | float) -> np.ndarray | float:
+def _no_filter(frequency_hz: np.ndarray) -> np.ndarray:
     """Gain of the 2.0 probe's wide band."""
-    return np.ones_like(np.asarray(frequency_hz, dtype=np.float64))
+    return np.ones_like(frequency_hz, dtype=np.float64)
 
 
 class _AnalyticSignal:
     """LFP, tone and artifacts on the channels of one stream, each channel at its own sampling times.
 
-    delay_s: (n_channels,) s later than nominal that a channel is sampled. in_brain, alive: (n_channels,)
-    bool. artifact_gain: (n_channels,), near 1.
+    gain_at: the band's gain at frequencies in Hz. All others (n_channels,): y_um; delay_s, how much later
+    than the nominal time a channel is sampled; in_brain and alive, bool; artifact_uv, peak before the
+    band's filter. artifact_s: true times of the artifacts, ascending.
     """
 
-    def __init__(self, waves, gain_at, y_um, delay_s, in_brain, alive, artifact_s, artifact_uv, artifact_gain):
+    def __init__(
+        self,
+        waves: _Waves,
+        gain_at: Callable[[np.ndarray], np.ndarray],
+        y_um: np.ndarray,
+        delay_s: np.ndarray,
+        in_brain: np.ndarray,
+        alive: np.ndarray,
+        artifact_s: np.ndarray,
+        artifact_uv: np.ndarray,
+    ):
         depth = 0.8 + 0.2 * np.cos(y_um[None, :] / 1000.0 + waves.depth_phase_rad[:, None])
         amplitude = (waves.amplitude_uv * gain_at(waves.frequency_hz))[:, None] * depth
         amplitude = amplitude * (in_brain & alive)
         phase = waves.phase_rad[:, None] + waves.depth_rad_per_um[:, None] * y_um[None, :]
         frequency = np.append(waves.frequency_hz, TONE_HZ)
-        tone = TONE_UV * (alive if gain_at is not _lowpass_gain else np.zeros_like(alive))
-        amplitude = np.vstack([amplitude, tone])
+        amplitude = np.vstack([amplitude, TONE_UV * gain_at(np.array(TONE_HZ)) * alive])
         phase = np.vstack([phase, np.zeros(y_um.size)])
         angle = 2 * np.pi * frequency[:, None] * delay_s[None, :] + phase
         self.frequency_hz = frequency
@@ -523,7 +553,7 @@ class _AnalyticSignal:
         self.coefficients = np.vstack([amplitude * np.cos(angle), -amplitude * np.sin(angle)])
         self.delay_s = delay_s
         self.artifact_s = artifact_s
-        self.artifact_uv = artifact_uv * float(gain_at(ARTIFACT_HZ)) * artifact_gain * alive
+        self.artifact_uv = artifact_uv * gain_at(np.array(ARTIFACT_HZ)) * alive
 
     def __call__(self, true_s: np.ndarray) -> np.ndarray:
         """(n_samples, n_channels) float64 µV at nominal sampling times true_s."""
@@ -554,19 +584,26 @@ def _analog_v(analog: AnalogTruth, true_s: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _ProbeModel:
-    """What SpikeGLX's metadata say of a probe model. max_int: counts at range_v, before the gain."""
+    """What SpikeGLX's metadata say of a probe model.
 
-    def __init__(self, part_number, imro_type, range_v, max_int, ap_gain, lf_gain, n_cycles, serial_number):
-        self.part_number = part_number
-        self.imro_type = imro_type
-        self.range_v = range_v
-        self.max_int = max_int
-        self.ap_gain = ap_gain
-        self.lf_gain = lf_gain
-        # Slots of the ADC's cycle; the 1.0 probe's ADC spends a 13th slot on the LF band.
-        self.n_cycles = n_cycles
-        self.serial_number = serial_number
+    max_int: counts at range_v, before the gain. n_cycles: slots of an ADC's cycle; that of the 1.0 probe
+    has a 13th for the LF band. edge_um: from a shank's left edge to its leftmost column of electrodes,
+    where probeinterface's x begins.
+    """
+
+    part_number: str
+    serial_number: str
+    imro_type: int
+    range_v: float
+    max_int: int
+    ap_gain: int
+    lf_gain: int | None
+    n_cycles: int
+    n_shanks: int
+    shank_pitch_um: int
+    edge_um: int
 
     def gain_uv(self, gain: float) -> float:
         """µV per count."""
@@ -574,8 +611,8 @@ class _ProbeModel:
 
 
 PROBE_MODELS = {
-    "1.0": _ProbeModel("PRB_1_4_0480_1", 0, 0.6, 512, 500, 250, 13, "18194814141"),
-    "2.0-4shank": _ProbeModel("NP2014", 2013, 0.62, 2048, 100, None, 16, "22420011431"),
+    "1.0": _ProbeModel("PRB_1_4_0480_1", "18194814141", 0, 0.6, 512, 500, 250, 13, 1, 0, 11),
+    "2.0-4shank": _ProbeModel("NP2014", "22420011431", 2013, 0.62, 2048, 100, None, 16, 4, 250, 27),
 }
 
 
@@ -628,8 +665,8 @@ class _SimulatedProbe:
     def _plant_bad_channels(self) -> np.ndarray:
         """(n_channels,) of "good", "dead", "noise", "out".
 
-        Dead and noisy channels keep 6 rows' distance in depth order from the brain's surface and 12 from
-        each other: the detector's running median over 11 channels then sees at most one of them.
+        Dead and noisy channels lie 6 or more channels, in depth order, below the brain's surface, where the
+        detector's running median over 11 channels must find its place to the channel.
         """
         label = np.full(self.shank.size, "good", dtype="U5")
         candidates = []
@@ -667,17 +704,18 @@ class _SimulatedProbe:
         from spikeinterface.core.generate import generate_unit_locations
 
         x_um, (bottom, top) = self.xy_um[inside, 0], _range(self.xy_um[inside, 1])
-        height = (top - bottom) / n_units
+        edges = np.linspace(bottom, top, n_units + 1)
         locations = []
-        for middle in bottom + height * (np.arange(n_units) + 0.5):
-            corners = [(x, middle + side * 0.1 * height) for x in _range(x_um) for side in (-1, 1)]
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            middle, reach = (low + high) / 2, 0.1 * (high - low)
+            corners = [(x, y) for x in _range(x_um) for y in (middle - reach, middle + reach)]
             seed = int(self.rng.integers(2**31))
             locations.append(
                 generate_unit_locations(
                     1, np.array(corners), margin_um=0.0, minimum_z=8.0, maximum_z=25.0, seed=seed
                 )
             )
-        return np.concatenate(locations)
+        return np.array(locations).reshape(n_units, 3)
 
     def _draw_units(self) -> tuple[np.ndarray, list[UnitTruth], tuple[np.ndarray, np.ndarray]]:
         """Templates (n_units, n_template_samples, n_channels) float32 µV, the units, and their spikes.
@@ -767,10 +805,12 @@ class _SimulatedProbe:
         factor = scale * np.linalg.cholesky(self.noise_cov).T
         return whiten(white, W=factor.astype(np.float32), apply_mean=False)
 
-    def write_stream(self, folder: Path, run_folder: Path, kind: str, waves, artifact_s) -> StreamTruth:
+    def write_stream(
+        self, folder: Path, run_folder: Path, kind: str, waves: _Waves, artifact_s: np.ndarray
+    ) -> StreamTruth:
         """Write <run>_g0_imecN/<run>_g0_t0.imecN.<kind>.bin and .meta."""
-        from spikeinterface.core.generate import InjectTemplatesRecording
         from spikeinterface.core import NumpySorting
+        from spikeinterface.core.generate import InjectTemplatesRecording
         from spikeinterface.preprocessing import phase_shift
 
         ratio = 1 if kind == "ap" else round(AP_RATE_HZ / LF_RATE_HZ)
@@ -802,8 +842,7 @@ class _SimulatedProbe:
             self.in_brain,
             self.alive,
             artifact_s,
-            self.config.artifact_uv,
-            self.artifact_gain,
+            self.config.artifact_uv * self.artifact_gain,
         )
 
         def chunk(first: int, last: int) -> np.ndarray:
@@ -836,8 +875,10 @@ class _SimulatedProbe:
             sync_bit=IMEC_SYNC_BIT,
         )
 
-    def _meta(self, data, kind, n_samples, rate_hz, first_sample, sha1) -> dict[str, str]:
-        """Fields of the .meta file, as SpikeGLX 20240620 writes them."""
+    def _meta(
+        self, data: Path, kind: str, n_samples: int, rate_hz: float, first_sample: int, sha1: str
+    ) -> dict[str, str]:
+        """Fields of the .meta file, as SpikeGLX 20230905 writes them."""
         model, n_lf = self.model, 384 if self.has_lf else 0
         band_offset, prefix = (0, "AP") if kind == "ap" else (384, "LF")
         saved = self.acquired + band_offset
@@ -847,12 +888,9 @@ class _SimulatedProbe:
             entries = [f"{c} 0 0 {model.ap_gain} {model.lf_gain} 1" for c in range(384)]
         else:
             entries = [f"{c} {self.electrode_of[c][0]} 0 0 {self.electrode_of[c][1]}" for c in range(384)]
-        # x in snsGeomMap counts from the shank's left edge, where the leftmost column of a 1.0 probe is 11 µm
-        # in and that of a 2.0 probe 27 µm; probeinterface counts from that column.
-        edge_um = 11 if self.has_lf else 27
-        x_um = self.xy_um[:, 0] - 250 * self.shank + edge_um
+        # x in snsGeomMap counts from the left edge of the channel's own shank.
+        x_um = self.xy_um[:, 0] - model.shank_pitch_um * self.shank + model.edge_um
         geometry = zip(self.shank, x_um, self.xy_um[:, 1], strict=True)
-        n_shanks, pitch = (1, 0) if self.has_lf else (4, 250)
         return {
             **_common_meta(self.config, data, n_samples, rate_hz, n + 1, first_sample, sha1),
             "acqApLfSy": f"384,{n_lf},1",
@@ -861,14 +899,12 @@ class _SimulatedProbe:
             "imAnyChanFullBand": "false" if self.has_lf else "true",
             "imCalibrated": "true",
             "imChan0apGain": f"{model.ap_gain}",
-            **({"imChan0lfGain": f"{model.lf_gain}"} if self.has_lf else {}),
-            "imDatApi": "3.70.2",
+            "imDatApi": "3.62",
             "imDatBs_fw": "2.0.169",
             "imDatBsc_fw": "3.2.189",
             "imDatBsc_hw": "2.1",
             "imDatBsc_pn": "NP2_QBSC_00",
             "imDatBsc_sn": "20240117",
-            "imDatBsc_tech": "standard",
             "imDatFx_hw": "4.13" if self.has_lf else "0.1",
             "imDatFx_pn": "NP2_FLEX_0" if self.has_lf else "NPM_FLEX_01",
             "imDatFx_sn": "0" if self.has_lf else "23200107",
@@ -881,7 +917,7 @@ class _SimulatedProbe:
             "imDatPrb_slot": "2",
             "imDatPrb_sn": model.serial_number,
             "imDatPrb_type": f"{model.imro_type}",
-            "imErrFlags_IS_CT_SR_LK_PP_SY_MS": "0 0 0 0 0 0 0",
+            "imErrFlags_IS_CT_SR_LK_PP_SY": "0 0 0 0 0 0",
             "imIsSvyRun": "false",
             "imLEDEnable": "false",
             "imLowLatency": "false",
@@ -893,7 +929,6 @@ class _SimulatedProbe:
             "imTipLength": "209" if self.has_lf else "206",
             "imTrgRising": "true",
             "imTrgSource": "0",
-            "imX0EdgeToCntr": "27",
             "imroFile": "",
             "snsApLfSy": f"{n},0,1" if kind == "ap" else f"0,{n},1",
             "snsSaveChanSubset": _ranges([*saved, sync]),
@@ -902,9 +937,9 @@ class _SimulatedProbe:
             "~imroTbl": f"({model.imro_type},384)" + "".join(f"({entry})" for entry in entries),
             "~muxTbl": self.mux,
             "~snsChanMap": f"(384,{n_lf},1)"
-            + "".join(f"({prefix}{a};{c}:{a})" for a, c in zip(self.acquired, saved, strict=True))
+            + "".join(f"({prefix}{a};{c}:{c})" for a, c in zip(self.acquired, saved, strict=True))
             + f"(SY0;{sync}:{sync})",
-            "~snsGeomMap": f"({model.part_number},{n_shanks},{pitch},70)"
+            "~snsGeomMap": f"({model.part_number},{model.n_shanks},{model.shank_pitch_um},70)"
             + "".join(f"({s}:{x:.0f}:{y:.0f}:1)" for s, x, y in geometry),
         }
 
@@ -974,8 +1009,13 @@ def _adc_slots(mux_table: str) -> dict[int, int]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _write_nidq(folder, run_folder, config, rng):
-    """Write <run>_g0_t0.nidq.bin and .meta: XA0 and the digital word XD0. Returns what the truth needs."""
+def _write_nidq(
+    folder: Path, run_folder: Path, config: SimulationConfig, rng: np.random.Generator
+) -> tuple[StreamTruth, list[LineTruth], AnalogTruth, dict[str, np.ndarray]]:
+    """Write <run>_g0_t0.nidq.bin and .meta: XA0 and the digital word XD0.
+
+    Returns the stream, its digital lines, its analog trace and the arrays of events.npz.
+    """
     true_rate_hz = NIDQ_RATE_HZ * (1 + 1e-6 * config.nidq_drift_ppm)
     start_s = config.nidq_start_s
     n_samples = round((config.duration_s + 0.4) * NIDQ_RATE_HZ)
@@ -1064,16 +1104,12 @@ def _write_nidq(folder, run_folder, config, rng):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _chunks(n_samples: int, size: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, n_samples, size):
-        yield first, min(first + size, n_samples)
-
-
 def _write_chunks(path: Path, chunk: Callable[[int, int], np.ndarray], n_samples: int, size: int) -> str:
     """Write chunk(first, last) for all samples to path; returns the SHA-1 of the file."""
     digest = hashlib.sha1()
     with path.open("wb") as file:
-        for first, last in _chunks(n_samples, size):
+        for first in range(0, n_samples, size):
+            last = min(first + size, n_samples)
             block = chunk(first, last).tobytes()
             digest.update(block)
             file.write(block)
@@ -1082,14 +1118,23 @@ def _write_chunks(path: Path, chunk: Callable[[int, int], np.ndarray], n_samples
     return digest.hexdigest().upper()
 
 
-def _common_meta(config, data, n_samples, rate_hz, n_columns, first_sample, sha1) -> dict[str, str]:
+def _common_meta(
+    config: SimulationConfig,
+    data: Path,
+    n_samples: int,
+    rate_hz: float,
+    n_columns: int,
+    first_sample: int,
+    sha1: str,
+) -> dict[str, str]:
     """Fields that imec and NIDQ files share."""
     size = data.stat().st_size
-    in_run = data.as_posix().split("/raw/", 1)[1]
+    # The path on the acquisition machine, which is not ours.
+    parts = data.parts[data.parts.index(f"{config.run}_g0") :]
     return {
-        "appVersion": "20240620",
+        "appVersion": "20230905",
         "fileCreateTime": config.start_time,
-        "fileName": f"D:/data/{in_run}",
+        "fileName": "D:/data/" + "/".join(parts),
         "fileSHA1": sha1,
         "fileSizeBytes": f"{size}",
         "fileTimeSecs": repr(n_samples / rate_hz),
@@ -1196,15 +1241,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--preset", choices=("small", "demo", "full"), default="demo", help="size")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="instead of the preset's")
     parser.add_argument("--seed", type=int, help="another draw of everything random")
-    parser.add_argument("--start-time", metavar="ISO8601", help="of the recording: 2026-03-01T10:35:10")
+    parser.add_argument("--start-time", metavar="TIME", help="of the recording: 2026-03-01T10:35:10")
 
 
 def run(args: Namespace) -> None:
     """Body of ``powerpixels simulate``."""
-    changes = {"duration_s": args.duration, "seed": args.seed}
-    if args.start_time is not None:
-        changes["start_time"] = datetime.fromisoformat(args.start_time).strftime("%Y-%m-%dT%H:%M:%S")
-    config = getattr(SimulationConfig, args.preset)()
-    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    path = simulate_session(args.folder, config)
-    print(json.dumps({"truth": str(path), "samplesheet": str(args.folder / "samplesheet.csv")}))
+    changes = {"duration_s": args.duration, "seed": args.seed, "start_time": args.start_time}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    preset = getattr(SimulationConfig, args.preset)().model_dump()
+    try:
+        config = SimulationConfig.model_validate({**preset, **changes})
+    except ValidationError as error:
+        faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        raise DataError(f"powerpixels simulate: {faults}") from error
+    simulate_session(args.folder, config)
+    print(args.folder / "samplesheet.csv")

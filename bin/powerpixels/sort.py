@@ -168,7 +168,9 @@ def _check_value(name: str, value: Any, default: Any, described: dict | None) ->
     """Hold a user's value against Kilosort's own description of the parameter, or against its default."""
 
     def wrong(expected: str) -> DataError:
-        return DataError(f"sorter parameters: {name} must be {expected}, found {value!r}; correct it in the file")
+        return DataError(
+            f"sorter parameters: {name} must be {expected}, found {value!r}; correct it in the file"
+        )
 
     if value is None and (default is None or name in ("artifact_threshold", "max_cluster_subset")):
         return
@@ -204,7 +206,7 @@ def _limit_threads(jobs: int) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    os.environ["OMP_NUM_THREADS"] = str(jobs)  # Kilosort's own KMeans reads it
+    os.environ["OMP_NUM_THREADS"] = str(jobs)  # Kilosort reads it before its KMeans
     threadpool_limits(jobs)
     torch.set_num_threads(jobs)
     numba.set_num_threads(min(jobs, numba.config.NUMBA_NUM_THREADS))
@@ -224,6 +226,8 @@ def _run_sorter(sorter: str, unit_folder: Path, work: Path, parameters: dict[str
     # Otherwise SpikeInterface would write the whole recording anew.
     if not recording.binary_compatible_with(time_axis=0, file_paths_length=1):
         raise RuntimeError(f"{unit_folder}: the recording is not one plain binary file")
+    # Kilosort prints its own progress to the console; its records would come a second time through ours.
+    logging.getLogger("kilosort").propagate = False
     try:
         run_sorter(
             sorter,
@@ -288,7 +292,9 @@ def _publish_sorter_output(source: Path, target: Path, unit_folder: Path) -> Non
 
     params = source / "params.py"
     lines = params.read_text().splitlines()
-    params.write_text("\n".join("dat_path = ''" if line.startswith("dat_path") else line for line in lines) + "\n")
+    params.write_text(
+        "\n".join("dat_path = ''" if line.startswith("dat_path") else line for line in lines) + "\n"
+    )
 
     ops_file = source / "ops.npy"
     ops = np.load(ops_file, allow_pickle=True).item()

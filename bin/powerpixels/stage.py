@@ -10,13 +10,15 @@ Exit codes (read by ``conf/base.config``):
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, Sequence
 
 EXIT_DATA_ERROR = 65
 EXIT_TEMPORARY = 75
@@ -42,7 +44,8 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
     try:
-        main(sys.argv[1:])
+        with alone_in_folder():
+            main(sys.argv[1:])
     except DataError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(EXIT_DATA_ERROR)
@@ -54,6 +57,25 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
         summary = " ".join(str(error).split())
         print(f"ERROR: {type(error).__name__}: {summary}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def alone_in_folder() -> Iterator[None]:
+    """Hold the working folder for this process; wait while another holds it.
+
+    When Nextflow's head is killed its tasks run on, and Nextflow 24.10.0 to .3 resume such a task in the
+    folder where the first one still writes. Two writers would mix their outputs, so the second waits for
+    the first. File systems without locks go without.
+    """
+    with open(".powerpixels.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("an earlier attempt of this task still runs in this folder: waiting for its end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.info("this file system has no locks (%s)", error)
+        yield
 
 
 def write_versions(path: Path, *packages: str) -> None:

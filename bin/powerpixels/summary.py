@@ -9,8 +9,8 @@ from pathlib import Path
 from powerpixels.documents import ProbeSummary
 
 IDENTITY = ["subject", "session", "probe"]
-COLUMNS = ["status", *ProbeSummary.model_fields, "stage", "exit", "reason", "log"]
-FAILURE = {*IDENTITY, "stage", "exit", "reason", "log"}
+FAILURE = [*IDENTITY, "shank", "stage", "exit", "reason", "log"]
+COLUMNS = ["status", *ProbeSummary.model_fields, *FAILURE[len(IDENTITY) :]]
 # What is shown in the terminal: the width of a screen.
 SHOWN = ["status", *IDENTITY, "n_channels", "n_units", "n_good_kilosort", "n_good_bombcell", "n_spikes"]
 
@@ -18,14 +18,14 @@ SHOWN = ["status", *IDENTITY, "n_channels", "n_units", "n_good_kilosort", "n_goo
 def table(summaries: list[ProbeSummary], failures: list[dict]) -> list[dict]:
     """Rows with all of COLUMNS (None where a row has no value), sorted by subject, session, probe.
 
-    failures: one dict each with subject, session, probe ("" when the whole session failed),
-    stage, exit, reason, log. Raises ValueError where a failure lacks a key or has another one.
+    failures: one dict each with subject, session, probe ("" when the whole session failed), shank (""
+    when the whole probe did), stage, exit, reason, log. Raises ValueError where a failure lacks a key or has another one.
     """
     rows = []
     for summary in summaries:
         rows.append({"status": "done", **summary.model_dump()})
     for failure in failures:
-        if failure.keys() != FAILURE:
+        if failure.keys() != set(FAILURE):
             raise ValueError(f"a failure has the keys {sorted(failure)}, expected {sorted(FAILURE)}")
         rows.append({"status": "failed", "warnings": [], **failure})
     filled = [{column: row.get(column) for column in COLUMNS} for row in rows]

@@ -15,8 +15,7 @@ process INSPECT {
     val code
 
     output:
-    tuple val(meta), path('inspect'), emit: inspect
-    path 'inspect/inventory.json', emit: inventory
+    tuple val(meta), path('inspect/*.json'), emit: inspect
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:

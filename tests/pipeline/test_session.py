@@ -1,0 +1,319 @@
+"""The whole pipeline on a simulated session in SpikeGLX's format, against everything known about it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from driver import ENGINES, Launcher, Run
+from one.alf.io import load_object
+from powerpixels.documents import Preprocess
+from powerpixels.simulate import Truth, score_alf
+
+SESSION = "sim01/2026-03-01/001"
+PROBES = ("probe00", "probe01")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def spikes_of(run: Run, probe: str) -> dict[str, bytes]:
+    alf = run.results / SESSION / "alf" / probe
+    return {name: (alf / f"spikes.{name}.npy").read_bytes() for name in ("times", "samples", "clusters", "amps")}
+
+
+class ReadOnlyLauncher(Launcher):
+    """Runs with a folder mounted read-only where this user may mount, else with its write permission off."""
+
+    def __init__(self, engine: str, folder: Path, locked: Path):
+        super().__init__(engine, folder)
+        self.locked = locked
+
+    def arguments(self, *arguments, profile="local,test"):
+        command = super().arguments(*arguments, profile=profile)
+        if os.geteuid() != 0:
+            return command
+        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", mount, str(self.locked), *command]
+
+
+@pytest.fixture(scope="module")
+def session(session_small, tmp_path_factory) -> Path:
+    """A copy of the simulated session that only this module touches, its raw folder without write permission."""
+    folder = tmp_path_factory.mktemp("sim") / "session"
+    shutil.copytree(session_small, folder)
+    for path in [folder / "raw", *(folder / "raw").rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def before(session) -> dict[str, str]:
+    return contents(session / "raw")
+
+
+@pytest.fixture(scope="module")
+def launcher(session, tmp_path_factory) -> Launcher:
+    return ReadOnlyLauncher(ENGINES[0], tmp_path_factory.mktemp("run") / "launch", session / "raw")
+
+
+@pytest.fixture(scope="module")
+def finished(session, before, launcher) -> Run:
+    """The first run, undisturbed."""
+    run = launcher.run("-resume", "--input", session / "samplesheet.csv")
+    assert run.status == 0, run.output
+    return run
+
+
+@pytest.fixture(scope="module")
+def truth(session) -> Truth:
+    return Truth.load(session)
+
+
+def alf_folder(run: Run, probe: str) -> Path:
+    return run.results / SESSION / "alf" / probe
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_well_isolated_units_are_found(finished, session, probe):
+    """Floor 0.9 for each unit: at a signal-to-noise ratio of 7 and more, with a template unlike any other's,
+    only overlapping spikes and the recording's first and last milliseconds may be lost."""
+    scores = score_alf(session, alf_folder(finished, probe), probe)
+    assert len(scores) >= 3
+    assert (scores.recall >= 0.9).all(), scores.to_string()
+    assert (scores.precision >= 0.9).all(), scores.to_string()
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_spike_times_are_on_the_nidq_clock(finished, truth, probe):
+    """Every published time is within 1 sample (33 µs) of the true NIDQ time of its sample; without the clock
+    fit the two probes would be off by tens of milliseconds."""
+    folder = alf_folder(finished, probe)
+    times, samples = np.load(folder / "spikes.times.npy"), np.load(folder / "spikes.samples.npy")
+    error_s = times - truth.to_nidq_seconds(probe, samples)
+    assert np.abs(error_s).max() < 1 / 30_000
+    # Both ends are really there.
+    assert samples.min() < 30_000 and samples.max() > truth.probe(probe).ap.n_samples - 30_000
+    assert np.abs(samples / 30_000 - times).min() > 1e-3
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_found_spikes_are_where_the_known_ones_are(finished, session, truth, probe):
+    """Against the planted times themselves, at the start and at the end: a unit's median offset is that of its
+    template's peak (up to a few samples, constant), and it does not change along the recording."""
+    folder = alf_folder(finished, probe)
+    times, clusters = np.load(folder / "spikes.times.npy"), np.load(folder / "spikes.clusters.npy")
+    known = truth.spikes(probe)
+    for unit, row in score_alf(session, folder, probe).iterrows():
+        planted = known["nidq_s"][known["unit"] == unit]
+        found = times[clusters == row.matched_unit]
+        nearest = planted[np.clip(np.searchsorted(planted, found), 1, len(planted) - 1)]
+        before_it = planted[np.clip(np.searchsorted(planted, found) - 1, 0, len(planted) - 1)]
+        offset = np.where(np.abs(found - nearest) < np.abs(found - before_it), found - nearest, found - before_it)
+        close = np.abs(offset) < 0.4e-3
+        start, end = offset[close & (found < 5)], offset[close & (found > found.max() - 5)]
+        assert abs(np.median(start)) < 5 / 30_000 and abs(np.median(end)) < 5 / 30_000
+        assert abs(np.median(start) - np.median(end)) < 1 / 30_000
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_bad_channels_are_those_planted(finished, truth, probe):
+    record = Preprocess.load(finished.results / SESSION / "qc" / probe / "preprocess.json")
+    found = {label.raw_column: (label.contact_id, label.label) for label in record.labels}
+    planted = {channel.raw_column: (channel.contact_id, channel.label) for channel in truth.probe(probe).channels}
+    assert found == planted
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_channels_are_known_by_their_file_column(finished, truth, probe):
+    """rawInd is the column in the raw file, for every kept channel and none of the removed ones."""
+    channels = load_object(alf_folder(finished, probe), "channels")
+    known = {channel.raw_column: channel for channel in truth.probe(probe).channels}
+    kept = [column for column, channel in known.items() if channel.label in ("good", "noise")]
+    assert sorted(channels["rawInd"].tolist()) == sorted(kept)
+    assert kept != list(range(len(kept))), "the simulation must make columns and positions differ"
+    for column, (x_um, y_um) in zip(channels["rawInd"], channels["localCoordinates"], strict=True):
+        assert (x_um, y_um) == (known[column].x_um, known[column].y_um)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_units_lie_where_they_were_planted(finished, session, truth, probe):
+    """A unit's peak channel is the planted one, or a neighbour of nearly the same amplitude (within 45 µm), and on the same shank."""
+    folder = alf_folder(finished, probe)
+    channels, clusters = load_object(folder, "channels"), load_object(folder, "clusters")
+    known = {channel.raw_column: channel for channel in truth.probe(probe).channels}
+    planted = {unit.unit: unit for unit in truth.probe(probe).units}
+    for unit, row in score_alf(session, folder, probe).iterrows():
+        found = known[int(channels["rawInd"][clusters["channels"][int(row.matched_unit)]])]
+        expected = known[planted[unit].raw_column]
+        assert found.shank == expected.shank == row.shank
+        assert np.hypot(found.x_um - expected.x_um, found.y_um - expected.y_um) <= 45
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_nwb_holds_the_same_as_the_alf(finished, truth, probe):
+    from pynwb import NWBHDF5IO
+
+    folder = alf_folder(finished, probe)
+    times, clusters = np.load(folder / "spikes.times.npy"), np.load(folder / "spikes.clusters.npy")
+    (path,) = (finished.results / SESSION / "nwb").glob(f"*{probe}*.nwb")
+    assert path.name == f"sub-sim01_ses-2026-03-01-001_{probe}_ecephys.nwb"
+    with NWBHDF5IO(path, "r") as io:
+        nwb = io.read()
+        assert len(nwb.units) == clusters.max() + 1
+        for index in range(len(nwb.units)):
+            assert np.array_equal(nwb.units["spike_times"][index], times[clusters == index])
+        electrodes = nwb.electrodes.to_dataframe()
+    known = {channel.raw_column: channel for channel in truth.probe(probe).channels}
+    assert sorted(electrodes["raw_column"]) == sorted(known)
+    for row in electrodes.itertuples():
+        assert row.contact_id == known[row.raw_column].contact_id
+        assert int(row.shank) == known[row.raw_column].shank
+        assert (row.rel_x, row.rel_y) == (known[row.raw_column].x_um, known[row.raw_column].y_um)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_one_loads_the_alf(finished, probe):
+    folder = alf_folder(finished, probe)
+    spikes = load_object(folder, "spikes")
+    lengths = {name: len(values) for name, values in spikes.items()}
+    assert len(set(lengths.values())) == 1 and {"times", "samples", "clusters", "amps", "depths"} <= set(lengths)
+    clusters = load_object(folder, "clusters")
+    n_units = len(clusters["channels"])
+    assert spikes["clusters"].max() + 1 == n_units
+    assert len(clusters["metrics"]) == len(clusters["bombcellLabels"]) == n_units
+    labels = pd.read_csv(folder / "clusters.metrics.csv")
+    assert (clusters["kilosortLabels"] == (labels["ks2_label"] == "good")).all()
+    # Amplitudes in volts: the planted ones are 12 to 150 µV.
+    assert 10e-6 < np.median(spikes["amps"]) < 200e-6
+
+
+def test_events_and_analog_on_the_nidq_clock(finished, truth):
+    folder = finished.results / SESSION / "alf"
+    one_sample = 1 / truth.document.nidq.sampling_rate_hz
+    for line in truth.document.lines:
+        times = np.load(next(folder.glob(f"*P0{line.bit}*.times.npy")))
+        known = truth.events(line.name)
+        edges = np.sort(np.concatenate([known["on_nidq_s"], known["off_nidq_s"]]))
+        end = truth.document.nidq.n_samples / truth.document.nidq.sampling_rate_hz
+        edges = edges[(edges > 0) & (edges < end)]
+        assert len(times) == len(edges) > 10
+        assert np.abs(times - edges).max() <= one_sample
+
+
+def test_summary_and_versions(finished):
+    with open(finished.results / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["subject"], row["session"], row["probe"], row["status"]) for row in rows] == [
+        ("sim01", "2026-03-01_001", "probe00", "done"),
+        ("sim01", "2026-03-01_001", "probe01", "done"),
+    ]
+    for row in rows:
+        clusters = load_object(alf_folder(finished, row["probe"]), "clusters")
+        assert int(row["n_units"]) == len(clusters["channels"])
+    versions = (finished.results / "pipeline_info" / "software_versions.yml").read_text()
+    assert "kilosort: 4.1.7" in versions and "spikeinterface: 0.105.3" in versions and "Nextflow: 24.10.0" in versions
+
+
+def test_resume_does_nothing_again(finished, launcher, session):
+    again = launcher.run("-resume", "--input", session / "samplesheet.csv")
+    assert again.status == 0, again.output
+    assert again.keys("COMPLETED") == []
+    assert again.keys("CACHED") == finished.keys("COMPLETED") or len(again.keys("CACHED")) > 10
+
+
+def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_path):
+    """Also shows that nothing else was lost: what follows LABEL is new, what comes before is not."""
+    thresholds = tmp_path / "bombcell.json"
+    thresholds.write_text(json.dumps({"mua": {"snr": {"greater": 1000.0, "less": None}}}))
+    changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
+    assert changed.status == 0, changed.output
+    stages = {row["stage"] for row in changed.tasks("COMPLETED")}
+    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "REPORT"}
+    labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
+    assert not (labels == 1).any(), "no unit reaches the threshold set"
+
+
+def test_killed_in_sort_and_resumed(finished, session, tmp_path_factory):
+    """kill -9 of Nextflow while it sorts: -resume does what had not finished, and the result is the one of
+    the undisturbed run, byte for byte (so the same input twice gives the same spikes, too)."""
+    # The results of the label test stand in the first run's folder: spikes are the same with any label.
+    expected = {probe: spikes_of(finished, probe) for probe in PROBES}
+    launcher = Launcher(ENGINES[0], tmp_path_factory.mktemp("killed") / "launch")
+    arguments = ("-resume", "--input", session / "samplesheet.csv")
+    process = launcher.start(*arguments)
+    run = Run(-9, "", launcher.folder)
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        traces = list((run.results / "pipeline_info").glob("trace_*.tsv"))
+        done = [row["stage"] for row in run.tasks("COMPLETED")] if traces else []
+        if "SORT" in done:
+            break
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before_kill = run.keys("COMPLETED")
+    assert 1 <= sum(key.startswith("SORT") for key in before_kill) < 3
+
+    resumed = launcher.run(*arguments)
+    assert resumed.status == 0, resumed.output
+    assert set(before_kill) <= set(resumed.keys("CACHED"))
+    assert not set(before_kill) & set(resumed.keys("COMPLETED"))
+    for probe in PROBES:
+        assert spikes_of(resumed, probe) == expected[probe]
+
+
+def test_a_failure_stays_local(finished, session, tmp_path_factory):
+    """One session with a cut-off probe, one without any data: the sound probe is published, the others named."""
+    folder = tmp_path_factory.mktemp("faulty")
+    for name in ("cut", "empty"):
+        shutil.copytree(session / "raw", folder / name, copy_function=os.symlink)
+        for path in (folder / name).rglob("*"):
+            if path.is_dir():
+                path.chmod(0o755)
+    (damaged,) = (folder / "cut").rglob("*.imec1.ap.bin")
+    original = damaged.resolve()
+    damaged.unlink()
+    with open(original, "rb") as source:
+        damaged.write_bytes(source.read(1_000_000))
+    for path in (folder / "empty").rglob("*.bin"):
+        path.unlink()
+        path.touch()
+    (folder / "sheet.csv").write_text("subject,session,raw\ncut,,cut\nempty,,empty\n")
+    launcher = Launcher(ENGINES[0], folder / "launch")
+    run = launcher.run("--input", folder / "sheet.csv")
+
+    assert run.status != 0
+    published = run.results / "cut" / "2026-03-01" / "001"
+    assert (published / "alf" / "probe00" / "spikes.times.npy").exists()
+    assert not (published / "alf" / "probe01" / "spikes.times.npy").exists()
+    with open(run.results / "summary.csv", newline="") as file:
+        rows = {(row["subject"], row["probe"]): row for row in csv.DictReader(file)}
+    assert rows["cut", "probe00"]["status"] == "done"
+    failed = rows["cut", "probe01"]
+    assert failed["status"] == "failed"
+    assert "1000000" in failed["reason"] and "imec1.ap.bin" in failed["reason"]
+    assert "ERROR: " + failed["reason"] in Path(failed["log"]).read_text()
+    assert any(subject == "empty" and row["status"] == "failed" for (subject, _probe), row in rows.items())
+    assert "cut/2026-03-01_001/probe01" in run.output and failed["reason"] in run.output
+
+
+def test_raw_data_are_as_they_were(finished, session, before):
+    """After all runs above."""
+    assert contents(session / "raw") == before

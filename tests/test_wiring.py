@@ -1,0 +1,38 @@
+"""The wiring file: the default one, and every fault in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from powerpixels.stage import DataError
+from powerpixels.wiring import Wiring, load_wiring
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+def test_default_and_full_wiring(tmp_path):
+    assert load_wiring(ASSETS / "wiring.json") == Wiring(sync="P0.0", digital={}, analog={})
+    path = tmp_path / "wiring.json"
+    path.write_text('{"sync": "P1.3", "digital": {"P0.1": "lick"}, "analog": {"AI0": "pupil_2"}}')
+    assert load_wiring(path) == Wiring(sync="P1.3", digital={"P0.1": "lick"}, analog={"AI0": "pupil_2"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "found: "),
+        ('{"digitl": {}}', "digitl"),
+        ('{"digital": {"P0.1": 3}}', r"digital.P0.1"),
+        ('{"digital": {"P0.1": "my lick"}}', "'my lick' cannot be part"),
+        ('{"analog": {"AI0": "a.b"}}', "'a.b' cannot be part"),
+        ('{"digital": {"P0.1": "lick", "P0.2": "lick"}}', "'lick' names more than one"),
+        ('{"digital": {"P0.1": "analog"}}', "'analog' is taken"),
+        ('{"analog": {"AI0": "timestamps"}}', "'timestamps' is taken"),
+    ],
+)
+def test_faulty_wiring_is_refused(tmp_path, content, message):
+    path = tmp_path / "wiring.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=rf"wiring.json: .*{message}"):
+        load_wiring(path)
