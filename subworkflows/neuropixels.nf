@@ -27,14 +27,14 @@ workflow NEUROPIXELS {
         .map { meta, raw, wanted, _print -> [meta, raw, wanted] }
         .join(INSPECT.out.inspect)
         .map { meta, raw, wanted, documents -> [meta, readInspection(meta, raw, wanted, documents)] }
-    probes = found.flatMap { _meta, seen -> seen.probes }             // [ val(meta), val(document), files, sync files, val(is reference) ]
+    probes = found.flatMap { _meta, seen -> seen.probes }             // [ val(meta), val(document), files, val(is reference) ]
     nidqs = found.flatMap { _meta, seen -> seen.nidq }                // [ val(meta), val(document), files ]
     REFUSE(found.flatMap { _meta, seen -> seen.refused })
 
     // Clocks. Each stream's edges are found on their own, so that a changed file costs its own stream only.
     EDGES(
         probes
-            .map { meta, document, _files, sync_files, is_reference -> [meta, 'probe', document, sync_files, is_reference] }
+            .map { meta, document, files, is_reference -> [meta, 'probe', document, files, is_reference] }
             .mix(nidqs.map { meta, document, files -> [meta, 'nidq', document, files, true] }),
         codeDigest('pp_edges.py')
     )
@@ -46,7 +46,7 @@ workflow NEUROPIXELS {
         .map { meta, edges, _is_reference -> [meta, edges] }
     SYNC(
         probes
-            .map { meta, document, _files, _sync_files, _is_reference -> [meta, document] }
+            .map { meta, document, _files, _is_reference -> [meta, document] }
             .join(probe_edges)
             .map { meta, document, edges -> [sessionOf(meta), meta, document, edges] }
             .combine(reference_edges, by: 0)
@@ -62,7 +62,7 @@ workflow NEUROPIXELS {
 
     // Traces to units, one task for each sorting unit from SORT on.
     PREPROCESS(
-        probes.map { meta, document, files, _sync_files, _is_reference -> [meta, document, files] },
+        probes.map { meta, document, files, _is_reference -> [meta, document, files] },
         opts.subMap(['reference', 'local_radius_um', 'highpass_hz', 'sort_by', 'seed']),
         codeDigest('pp_preprocess.py')
     )
@@ -93,7 +93,7 @@ workflow NEUROPIXELS {
         .map { key, members -> [key.getGroupTarget()] + members.toSorted { member -> member[0] }.transpose().drop(1) }
     EXPORT(
         probes
-            .map { meta, document, _files, _sync_files, _is_reference -> [meta, document] }
+            .map { meta, document, _files, _is_reference -> [meta, document] }
             .join(PREPROCESS.out.preprocessed.map { meta, record, _folders -> [meta, record] })
             .join(SYNC.out.sync)
             .join(gathered),
@@ -139,7 +139,8 @@ workflow NEUROPIXELS {
 def readInspection(meta, raw, wanted, documents) {
     def document = documents.collectEntries { file -> [file.name, file] }
     def seen = new groovy.json.JsonSlurper().parse(document['probes.json'])
-    if (seen.session_blocked) {
+    // Where there are probes each says for itself why it can't be used.
+    if (seen.session_blocked && !seen.probes) {
         return [probes: [], nidq: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
     }
     def names = seen.probes.collect { probe -> probe.probe.toString() }
@@ -154,12 +155,11 @@ def readInspection(meta, raw, wanted, documents) {
             meta + [probe: probe.probe.toString()],
             oneLine(document["${probe.probe}.json".toString()]),
             probe.files.collect { name -> raw.resolve(name) },
-            probe.sync_files.collect { name -> raw.resolve(name) },
             // Without a NIDQ the first probe's clock is the session's.
             !seen.nidq && index == 0,
         ]
     }
-    def nidq = seen.nidq
+    def nidq = seen.nidq && sound
         ? [[meta + [probe: ''], oneLine(document['nidq.json']), seen.nidq.collect { name -> raw.resolve(name) }]]
         : []
     return [probes: probes, nidq: nidq, refused: absent + blocked]

@@ -81,7 +81,7 @@ def test_a_sound_session(run):
             {
                 "probe": "probe00",
                 "shanks": [0],
-                "files": [f"{AP0}.bin", f"{AP0}.meta", f"{LF0}.bin", f"{LF0}.meta"],
+                "files": [f"{AP0}.bin", f"{AP0}.meta"],
                 "blocked": None,
             },
             {

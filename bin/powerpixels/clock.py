@@ -11,15 +11,17 @@ Edges are matched by time, never by their order, so that a lost or an extra puls
    MAX_START_PERIODS of a period of it.
 4. A straight line is fitted by least squares to the edges within two samples of it, until nothing changes.
    Where the wave leaves it, the fit is repeated as a continuous line of 2, 4, 8 … straight segments of equal
-   numbers of edges, no shorter than SEGMENT_S, until it follows the wave everywhere.
+   numbers of edges, on average no shorter than SEGMENT_S, until it follows the wave everywhere and twice as
+   many segments would move it by less than MAX_BEND_SAMPLES.
 
-Bounds. Drift is slow, a loss of samples is sudden: from segment to segment the clocks' rate must change by
-less than MAX_PPM_PER_MINUTE, in all by less than MAX_WANDER_PPM; the rates must agree within MAX_PPM. Means
+Bounds. Drift is slow, a loss of samples is sudden: the clocks' rates must agree within MAX_PPM, and change
+against each other by less than MAX_PPM_PER_MINUTE from segment to segment and MAX_WANDER_PPM in all. Means
 of LOCAL_EDGES and medians of FEW_EDGES residuals must be below MAX_LOCAL_SAMPLES and MAX_FEW_SAMPLES. Where
-there are no edges (pauses of the wave, the ends of the file) the rate is taken to change by as much as was
-measured, at least DRIFT_PPM_PER_MINUTE; the error that follows must be below one sample. What exceeds a bound
-is refused with a ``DataError``: a map that may be off by more than one sample of the slower stream (two for
-a loss of two or three samples, which hides in the quantisation of the edges beside it) is not made.
+there are no edges (pauses of the wave, the ends of the file) the rate may change by MAX_PPM_PER_MINUTE, and
+the error that follows must be below one sample: a pause of two minutes, or one minute at the ends. What
+exceeds a bound is refused with a ``DataError``, since the map could be off by more than one sample of the
+slower stream (two for a loss of two or three samples, which hides in the quantisation of the edges beside
+it).
 
 What the fit cannot see, because the wave repeats itself: counters that started more than 0.7 periods apart,
 and a loss of samples that lasts a whole number of periods; and, for want of edges, a loss in the first or
@@ -58,10 +60,10 @@ MIN_MATCHED_FRACTION = 0.5
 # Shortest segment of a bent map, and fewest edges in it.
 SEGMENT_S = 60.0
 SEGMENT_EDGES = 40
+MAX_BEND_SAMPLES = 0.25
 # Crystals warm up by some ppm within tens of minutes.
-MAX_PPM_PER_MINUTE = 2.0
+MAX_PPM_PER_MINUTE = 1.0
 MAX_WANDER_PPM = 10.0
-DRIFT_PPM_PER_MINUTE = 0.25
 # Seed: stretches of this many periods, edges within this much of drift across one. Tracking: an edge's
 # distance from the local line.
 SEED_PERIODS = 20
@@ -79,8 +81,8 @@ PATTERN_RATIO = 0.1
 PATTERN_PERIODS = 600
 
 CROOKED = (
-    "; no slow drift maps the one clock to the other: samples were lost, or the clocks drift unevenly; look for"
-    " gaps in the acquisition's log"
+    "; no slow drift maps the one clock to the other: samples were lost, or the clocks drift unevenly; look"
+    " for gaps in the acquisition's log"
 )
 
 
@@ -185,13 +187,18 @@ def fit_clock(
     period = _common_period(wave_p, wave_r, names, tick)
 
     i, j = _pair(wave_p, wave_r, period, tick, names, counted)
-    segments, most = 1, _most_segments(wave_p, i)
+    most = _most_segments(wave_p, i)
+    fitted, matched_p, matched_r = _settle(wave_p, wave_r, i, j, 1, tick)
     while True:
-        fitted, matched_p, matched_r = _settle(wave_p, wave_r, i, j, segments, tick)
+        segments = len(fitted.slopes)
         misfit = _misfit(wave_p, wave_r, fitted, matched_p, matched_r, period, tick, start_probe)
-        if not misfit or 2 * segments > most:
+        if 2 * segments > most:
             break
-        segments *= 2
+        finer, finer_p, finer_r = _settle(wave_p, wave_r, i, j, 2 * segments, tick)
+        bend = np.abs(finer.deltas - fitted.delta(finer.knots)).max()
+        if not misfit and bend < MAX_BEND_SAMPLES * tick:
+            break
+        fitted, matched_p, matched_r = finer, finer_p, finer_r
     if misfit:
         raise DataError(f"{names}: {misfit}{CROOKED}")
     i, j = matched_p, matched_r
@@ -204,8 +211,8 @@ def fit_clock(
         )
     residual = _residual(wave_p, wave_r, fitted, i, j)
     rms = float(np.sqrt(np.mean(residual**2)))
-    change = _check_drift(fitted, names)
-    _check_reach(wave_p.t[i], fitted, rms, change, probe_edges, fs_reference, start_probe, tick, names)
+    _check_drift(fitted, names)
+    _check_reach(wave_p.t[i], fitted, rms, probe_edges, fs_reference, start_probe, tick, names)
 
     shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
     n_unmatched = int(shared_p.sum() - len(i) + shared_r.sum() - len(j))
@@ -333,15 +340,17 @@ def _match(wave_p: _Wave, wave_r: _Wave, fitted: _Map, tolerance: float) -> tupl
 
 
 def _off_by(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> np.ndarray:
-    """Seconds from the map to the nearest reference edge of the same polarity, within ± half a period.
+    """(n,) seconds from the map to the nearest reference edge of the same polarity, for the probe's edges.
 
-    (n,) for the probe's edges. Modulo the period, so that a lost edge's neighbour tells the same.
+    Modulo the period, within ± half of it, so that a lost edge's neighbour tells the same; NaN where it lies
+    more than two periods away, so that the error of the period does not add up.
     """
     predicted = wave_p.t + fitted.delta(wave_p.t)
     off = np.empty(len(predicted))
     for rising in (True, False):
         p, r = wave_p.rising == rising, wave_r.t[wave_r.rising == rising]
         off[p] = r[_nearest(predicted[p], r)] - predicted[p]
+    off[np.abs(off) > 2 * period] = np.nan
     return off - period * np.round(off / period)
 
 
@@ -354,7 +363,9 @@ def _seed(wave_p: _Wave, wave_r: _Wave, period: float, names: str) -> _Map:
     """
     unmoved = _Map(np.array([0.0, 1.0]), np.zeros(2))
     inside = (wave_p.t > wave_r.t[0] - period) & (wave_p.t < wave_r.t[-1] + period)
-    t, delta = wave_p.t[inside], _off_by(wave_p, wave_r, unmoved, period)[inside]
+    delta = _off_by(wave_p, wave_r, unmoved, period)
+    inside &= np.isfinite(delta)
+    t, delta = wave_p.t[inside], delta[inside]
     if len(t) < MIN_EDGES:
         raise DataError(
             f"{names}: by their counts of samples since the acquisition's start, the pulses of the first lie"
@@ -540,7 +551,7 @@ def _choose_period(
     names: str,
     counted: bool,
 ) -> int:
-    """By how many whole periods the pairs are off from those for which the counters (or files) started together.
+    """By how many whole periods the pairs are off from those by which the counters (or files) started together.
 
     Refuses where the counters' start lies too far from any choice. Before the first edge the rate may have
     been another by MAX_WANDER_PPM.
@@ -565,7 +576,7 @@ def _choose_period(
 def _check_pattern(
     wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, period: float, names: str, counted: bool
 ) -> None:
-    """Refuse where the pattern of pulses contradicts the pairs, or, without counters, does not decide alone."""
+    """Refuse where the pattern of pulses contradicts the pairs or, without counters, does not settle them."""
     fitted = _fit(wave_p, wave_r, i, j, _most_segments(wave_p, i))
     chosen = _without_partner(wave_p, wave_r, fitted, period)
     reach = 10 if counted else int(min(PATTERN_PERIODS, 1 + (wave_r.t[-1] - wave_r.t[0]) / period))
@@ -652,40 +663,37 @@ def _misfit(
     return None
 
 
-def _check_drift(fitted: _Map, names: str) -> float:
-    """Largest change of the rate from segment to segment (1/s), after a check that it is of physical size."""
+def _check_drift(fitted: _Map, names: str) -> None:
+    """Refuse where the clocks' rates change against each other faster or farther than crystals do."""
     change = np.abs(np.diff(fitted.slopes)) / (0.5 * (fitted.knots[2:] - fitted.knots[:-2]))
-    largest = float(change.max(initial=0.0))
-    per_minute, wander = largest * 60e6, np.ptp(fitted.slopes) * 1e6
+    per_minute, wander = change.max(initial=0.0) * 60e6, np.ptp(fitted.slopes) * 1e6
     if per_minute > MAX_PPM_PER_MINUTE or wander > MAX_WANDER_PPM:
         raise DataError(
             f"{names}: the clocks' rates change against each other by up to {per_minute:.1f} ppm in a minute"
             f" and by {wander:.1f} ppm in all, expected below {MAX_PPM_PER_MINUTE:.0f} and"
-            f" {MAX_WANDER_PPM:.0f} ppm" + CROOKED
+            f" {MAX_WANDER_PPM:.0f} ppm{CROOKED}"
         )
-    return largest
 
 
 def _check_reach(
     matched: np.ndarray,
     fitted: _Map,
     rms: float,
-    change: float,
     probe_edges: Edges,
     fs_reference: float,
     start_probe: float,
     tick: float,
     names: str,
 ) -> None:
-    """Refuse where the map, at either end of the probe's file or in a pause, may be off by more than one sample.
+    """Refuse where the map may be off by more than one sample for want of edges: at the file's ends, in a pause.
 
-    matched: the probe's matched edges (s). change: of the rate (1/s). At the file's first and last sample:
-    three standard errors of the line through the edges of the first or last segment (rms at least the
-    quantisation's, one sample on each side, uniform), and the bend beyond the edges.
+    matched: the probe's matched edges (s). At the file's first and last sample: three standard errors of the
+    line through the edges of the first or last segment (rms at least the quantisation's, one sample on each
+    side, uniform), and what a change of the rate by MAX_PPM_PER_MINUTE bends the clock beyond the edges.
     """
     fs = probe_edges.sampling_rate_hz
     sigma = max(rms, np.sqrt((1 / fs**2 + 1 / fs_reference**2) / 12))
-    change = max(change, DRIFT_PPM_PER_MINUTE / 60e6)
+    change = MAX_PPM_PER_MINUTE / 60e6
     file_s = probe_edges.n_samples / fs
     segment = fitted.segment(matched)
     for end, here in (

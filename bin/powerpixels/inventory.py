@@ -163,7 +163,7 @@ def head_document(inventory: Inventory) -> dict:
     """probes.json: the little that the pipeline's head reads to scatter a session.
 
     ``{"session_blocked": text or null, "nidq": [paths] or null, "probes": [{"probe", "shanks",
-    "files", "blocked"}]}``; paths relative to the raw folder. A probe that could not be read has no
+    "files", "blocked"}]}``; files are those of the AP stream, paths relative to the raw folder. A probe that could not be read has no
     shanks and no files and says why in ``blocked``, as does every probe of a blocked session.
     """
     session_blocked = blocking_message(inventory.faults, None)
@@ -171,12 +171,11 @@ def head_document(inventory: Inventory) -> dict:
     probes = []
     for name in probe_names(inventory.probes, inventory.faults):
         probe = listed.get(name)
-        streams = [] if probe is None else [stream for stream in (probe.ap, probe.lf) if stream is not None]
         probes.append(
             {
                 "probe": name,
                 "shanks": [] if probe is None else probe.shanks,
-                "files": [file.path for stream in streams for file in stream.files],
+                "files": [] if probe is None else [file.path for file in probe.ap.files],
                 "blocked": blocking_message(inventory.faults, name) or session_blocked,
             }
         )

@@ -34,7 +34,7 @@ process INSPECT {
     for n in \$(find -L raw -type f -name '*.imec*.ap.meta' | sed -n 's|.*[.]imec\\([0-9]*\\)[.]ap[.]meta|\\1|p' | sort -n); do
         name=\$(printf 'probe%02d' "\$n")
         echo "{\\"stub\\": \\"\$name\\"}" > "inspect/\$name.json"
-        probes="\$probes\${probes:+,}{\\"probe\\": \\"\$name\\", \\"shanks\\": [0, 1, 2, 3], \\"files\\": [\$(files "*.imec\$n.*")], \\"sync_files\\": [\$(files "*.imec\$n.ap.*")], \\"blocked\\": null}"
+        probes="\$probes\${probes:+,}{\\"probe\\": \\"\$name\\", \\"shanks\\": [0, 1, 2, 3], \\"files\\": [\$(files "*.imec\$n.ap.*")], \\"blocked\\": null}"
     done
     nidq=null
     if [ -n "\$(files '*.nidq.*')" ]; then

@@ -1,0 +1,145 @@
+"""ANALYZE: metrics against the known spikes; the analyzer stands alone; units with few spikes pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import spikeinterface as si
+from powerpixels.analyze import QUALITY_METRICS, AnalysisDocument, analyze_unit, load_sorting
+from powerpixels.stage import DataError
+from simulated_unit import GAIN_UV, RATE, write_ground_truth, write_sorting
+
+DURATION_S = 8.0
+# The sorter's ids: gaps, and no order of the true units.
+IDS = [4, 9, 2, 30]
+LABELS = {4: "good", 9: "mua", 30: "good", 77: "mua"}
+
+
+@pytest.fixture(scope="module")
+def analyzed(tmp_path_factory):
+    """(folder, trains by unit id): four neurons, and unit 77 of two spikes."""
+    folder = tmp_path_factory.mktemp("analyzed")
+    truth = write_ground_truth(folder / "shank0", n_channels=12, duration_s=DURATION_S, n_units=4)
+    trains = {unit: truth.get_unit_spike_train(true) for unit, true in zip(IDS, truth.unit_ids, strict=True)}
+    trains[77] = np.array([30_000, 60_000])
+    write_sorting(folder / "sorting", trains, LABELS)
+    analyze_unit(folder / "shank0", folder / "sorting", folder / "analysis", jobs=2, seed=3)
+    return folder, trains
+
+
+def _metrics(folder) -> pd.DataFrame:
+    return pd.read_csv(folder / "analysis" / "metrics.csv", index_col="unit_id")
+
+
+def test_metrics_are_by_unit_id(analyzed):
+    folder, trains = analyzed
+    metrics = _metrics(folder)
+    assert metrics.index.dtype == np.int64
+    assert sorted(metrics.index) == sorted(trains)
+    for unit, train in trains.items():
+        assert metrics.loc[unit, "num_spikes"] == len(train)
+        assert metrics.loc[unit, "firing_rate"] == pytest.approx(len(train) / DURATION_S)
+        too_close = np.sum(np.diff(train) < 1.5e-3 * RATE)
+        assert metrics.loc[unit, "isi_violations_count"] == too_close
+
+
+def test_amplitudes_and_snr_are_in_microvolts(analyzed):
+    """Against the binary itself: the trough of the mean waveform, the noise's MAD."""
+    folder, trains = analyzed
+    counts = np.fromfile(folder / "shank0" / "traces.bin", "<i2").reshape(-1, 12)
+    metrics = _metrics(folder)
+    noise = np.median(np.abs(counts - np.median(counts, axis=0)), axis=0) / 0.6745
+    for unit in IDS:
+        template = np.mean([counts[sample - 5 : sample + 6] for sample in trains[unit][1:-1]], axis=0)
+        channel = np.argmax(np.max(np.abs(template), axis=0))
+        trough = template[:, channel].min()
+        assert metrics.loc[unit, "amplitude_median"] == pytest.approx(trough * GAIN_UV, rel=0.15)
+        assert metrics.loc[unit, "snr"] == pytest.approx(-trough / noise[channel], rel=0.15)
+
+
+def test_every_metric_has_its_column(analyzed):
+    folder, _ = analyzed
+    columns = set(_metrics(folder).columns)
+    from spikeinterface.curation import bombcell_get_default_thresholds
+
+    needed = {metric for section in bombcell_get_default_thresholds().values() for metric in section}
+    assert needed - columns == {"isolation_distance", "l_ratio"}
+    assert set(QUALITY_METRICS) & columns >= {"num_spikes", "presence_ratio", "snr", "amplitude_cutoff"}
+
+
+def test_analyzer_opens_alone(analyzed, tmp_path):
+    """Moved, with recording and sorting gone, and read-only."""
+    folder, trains = analyzed
+    shutil.copytree(folder / "analysis" / "analyzer.zarr", tmp_path / "moved.zarr")
+    analyzer = si.load_sorting_analyzer(tmp_path / "moved.zarr", read_only=True)
+    assert not analyzer.has_recording()
+    assert analyzer.unit_ids.tolist() == sorted(trains)
+    assert analyzer.return_in_uV
+    labels = analyzer.get_sorting_property("sorter_label")
+    assert dict(zip(analyzer.unit_ids.tolist(), labels, strict=True)) == {**LABELS, 2: ""}
+    assert analyzer.get_extension("templates").get_templates(operator="std").shape[0] == len(trains)
+    properties = analyzer.rec_attributes["properties"]
+    assert list(properties["raw_column"]) == [2 * index + 5 for index in range(12)]
+    assert list(properties["contact_id"]) == [f"e{100 + index}" for index in range(12)]
+    for unit, train in trains.items():
+        assert np.array_equal(analyzer.sorting.get_unit_spike_train(unit), train)
+
+
+def test_analysis_holds_no_path(analyzed):
+    folder, _ = analyzed
+    text = str(folder).encode()
+    for path in (folder / "analysis").rglob("*"):
+        if path.is_file():
+            assert text not in path.read_bytes(), path
+    # the recording's description is compressed: its absence is looked up
+    assert not (folder / "analysis" / "analyzer.zarr" / "recording").exists()
+
+
+def test_document(analyzed):
+    folder, _ = analyzed
+    document = AnalysisDocument.load(folder / "analysis" / "analysis.json")
+    assert (document.status, document.n_units, document.unit) == ("analyzed", 5, "shank0")
+    assert document.extensions["random_spikes"]["seed"] == document.seed == 3
+
+
+def test_same_seed_gives_the_same_metrics(analyzed, tmp_path):
+    folder, _ = analyzed
+    analyze_unit(folder / "shank0", folder / "sorting", tmp_path, jobs=1, seed=3)
+    assert (tmp_path / "metrics.csv").read_text() == (folder / "analysis" / "metrics.csv").read_text()
+
+
+def test_skipped_sorting_is_passed_on(analyzed, tmp_path):
+    folder, _ = analyzed
+    write_sorting(tmp_path / "sorting", {}, {})
+    document = analyze_unit(folder / "shank0", tmp_path / "sorting", tmp_path / "out")
+    assert (document.status, document.n_units) == ("skipped", 0)
+    assert "2 usable channels" in document.message
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["analysis.json", "metrics.csv"]
+    assert (tmp_path / "out" / "metrics.csv").read_text().strip() == "unit_id"
+    assert json.loads((tmp_path / "out" / "analysis.json").read_text())["probe"] == "probe00"
+
+
+def test_sorting_of_another_unit_is_refused(analyzed, tmp_path):
+    folder, trains = analyzed
+    write_sorting(tmp_path / "sorting", trains, LABELS, unit="shank2")
+    with pytest.raises(
+        DataError, match="expected the sorting of probe00 shank0, found that of probe00 shank2"
+    ):
+        analyze_unit(folder / "shank0", tmp_path / "sorting", tmp_path / "out")
+
+
+def test_spikes_beyond_the_recording_are_refused(tmp_path):
+    write_sorting(tmp_path / "sorting", {1: np.array([5, 1000])}, {})
+    with pytest.raises(DataError, match="1000 samples, found 5 to 1000"):
+        load_sorting(tmp_path / "sorting", RATE, 1000)
+
+
+def test_arrays_of_another_sorting_are_refused(tmp_path):
+    write_sorting(tmp_path / "sorting", {1: np.array([5, 10])}, {})
+    np.save(tmp_path / "sorting" / "spike_unit_ids.npy", np.array([1, 2]))
+    with pytest.raises(DataError, match="not of one sorting"):
+        load_sorting(tmp_path / "sorting", RATE, 1000)
