@@ -207,7 +207,7 @@ def test_events_and_analog_on_the_nidq_clock(finished, truth):
     folder = finished.results / SESSION / "alf"
     one_sample = 1 / truth.document.nidq.sampling_rate_hz
     for line in truth.document.lines:
-        times = np.load(next(folder.glob(f"*P0{line.bit}*.times.npy")))
+        times = np.load(folder / f"_nidq_port0line{line.bit}.times.npy")
         known = truth.events(line.name)
         edges = np.sort(np.concatenate([known["on_nidq_s"], known["off_nidq_s"]]))
         end = truth.document.nidq.n_samples / truth.document.nidq.sampling_rate_hz

@@ -1,0 +1,117 @@
+"""What the slurm profile asks of the scheduler, and which failures are tried again: against a scheduler that
+is played by three small scripts on PATH."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from driver import ENGINES, Launcher, empty_session
+
+SBATCH = """#!/bin/bash
+# Runs the job at once. The play folder's first/<stage> says how the stage's first job ends instead: the exit
+# status, or "vanishes" for a job that began and was never heard of again.
+set -e
+play=$(cd "$(dirname "$0")/../play" && pwd)
+cp "${@: -1}" "$play/scripts/$$"
+stage=$(sed -n 's/^#SBATCH -J .*NEUROPIXELS_\\([A-Z]*\\).*/\\1/p' "$play/scripts/$$")
+if [ -e "$play/first/$stage" ]; then
+    ending=$(cat "$play/first/$stage")
+    rm "$play/first/$stage"
+    touch .command.begin
+    [ "$ending" = vanishes ] || echo -n "$ending" > .exitcode
+else
+    setsid bash .command.run > .command.log 2>&1 < /dev/null &
+fi
+echo "Submitted batch job $$"
+"""
+
+
+class Cluster:
+    """A launcher whose PATH has the played scheduler first."""
+
+    def __init__(self, tmp_path, engine: str):
+        self.play = tmp_path / "play"
+        for name in ("scripts", "first"):
+            (self.play / name).mkdir(parents=True)
+        commands = tmp_path / "commands"
+        commands.mkdir()
+        for name, text in (
+            ("sbatch", SBATCH),
+            ("squeue", "#!/bin/sh\nexit 0\n"),
+            ("scancel", "#!/bin/sh\nexit 0\n"),
+        ):
+            (commands / name).write_text(text)
+            (commands / name).chmod(0o755)
+        empty_session(tmp_path / "raw", n_probes=1)
+        (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+        self.launcher = Launcher(engine, tmp_path / "launch")
+        self.launcher.environment["PATH"] = f"{commands}:{os.environ['PATH']}"
+        # 25.04.0's strict configuration parser knows no profile once -c names a second file.
+        self.launcher.environment.pop("NXF_SYNTAX_PARSER", None)
+        # Waiting is what a real cluster needs, and only that.
+        self.impatient = tmp_path / "impatient.config"
+        self.impatient.write_text(
+            "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '200 ms'\n"
+            "    queueStatInterval = '500 ms'\n    exitReadTimeout = '2 sec'\n}\n"
+        )
+        self.sheet = tmp_path / "sheet.csv"
+
+    def run(self, *arguments):
+        return self.launcher.run(
+            *("-stub-run", "-c", self.impatient, "--input", self.sheet, *arguments), profile="slurm"
+        )
+
+    def headers(self, stage: str) -> list[list[str]]:
+        """The #SBATCH lines of each job of a stage."""
+        jobs = [path.read_text().splitlines() for path in (self.play / "scripts").iterdir()]
+        lines = [[line for line in job if line.startswith("#SBATCH")] for job in jobs]
+        return [job for job in lines if any(re.search(rf"-J .*NEUROPIXELS_{stage}", line) for line in job)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_only_sort_asks_for_a_gpu_and_causes_are_retried(tmp_path, engine):
+    """Preempted (143), out of memory (137), out of time (140), no exit status at all, and no GPU (75): each is
+    tried again, and only what was short grows."""
+    cluster = Cluster(tmp_path, engine)
+    for stage, ending in (
+        ("INSPECT", "143"),
+        ("EDGES", "75"),
+        ("PREPROCESS", "137"),
+        ("SYNC", "vanishes"),
+        ("SORT", "140"),
+    ):
+        (cluster.play / "first" / stage).write_text(ending)
+    run = cluster.run()
+    assert run.status == 0, run.output
+    attempts = {row["key"]: row for row in run.tasks("COMPLETED")}
+
+    assert all(any("--gres=gpu:1" in line for line in job) for job in cluster.headers("SORT"))
+    for stage in ("INSPECT", "EDGES", "PREPROCESS", "ANALYZE", "LABEL", "EXPORT", "REPORT"):
+        assert cluster.headers(stage) and not any("gres" in line for job in cluster.headers(stage) for line in job)
+
+    failed = {row["key"]: row for row in run.tasks("FAILED")}
+    assert {row["stage"] for row in failed.values()} == {"INSPECT", "EDGES", "PREPROCESS", "SYNC", "SORT"}
+    for key, row in failed.items():
+        again = attempts[key]
+        assert again["attempt"] == "2"
+        grew = {name for name in ("memory", "time") if row[name] != again[name]}
+        assert grew == {"PREPROCESS": {"memory"}, "SORT": {"time"}}.get(row["stage"], set())
+    assert attempts["PREPROCESS m1/2026-03-01_001/probe00"]["memory"] == "32 GB"
+
+
+def test_a_fault_of_the_data_is_not_tried_again(tmp_path):
+    cluster = Cluster(tmp_path, ENGINES[0])
+    (cluster.play / "first" / "PREPROCESS").write_text("65")
+    run = cluster.run()
+    assert run.status != 0
+    assert [row["attempt"] for row in run.tasks() if row["stage"] == "PREPROCESS"] == ["1"]
+    assert "m1/2026-03-01_001/probe00: PREPROCESS: exit status 65" in run.output
+
+
+def test_no_gpu_asked_for_on_the_cpu(tmp_path):
+    cluster = Cluster(tmp_path, ENGINES[0])
+    run = cluster.run("--device", "cpu")
+    assert run.status == 0, run.output
+    assert not any("gres" in line for job in cluster.headers("SORT") for line in job)
