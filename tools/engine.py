@@ -100,7 +100,19 @@ def install_from_maven(version: str) -> Path:
         'exclusions = ["io.seqera:lib-trace"]\n[settings]\ncache_dir = "resolved"\n'
     )
     done = subprocess.run(
-        [UV, "tool", "run", "--from", RESOLVER, "jgo", "--resolver", "python", "--repo-cache", "maven", "sync"],
+        [
+            UV,
+            "tool",
+            "run",
+            "--from",
+            RESOLVER,
+            "jgo",
+            "--resolver",
+            "python",
+            "--repo-cache",
+            "maven",
+            "sync",
+        ],
         cwd=partial,
         capture_output=True,
         text=True,

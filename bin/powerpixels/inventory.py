@@ -163,8 +163,9 @@ def head_document(inventory: Inventory) -> dict:
     """probes.json: the little that the pipeline's head reads to scatter a session.
 
     ``{"session_blocked": text or null, "nidq": [paths] or null, "probes": [{"probe", "shanks",
-    "files", "blocked"}]}``; files are those of the AP stream, paths relative to the raw folder. A probe that could not be read has no
-    shanks and no files and says why in ``blocked``, as does every probe of a blocked session.
+    "files", "blocked"}]}``; files are those of the AP stream, paths relative to the raw folder. A probe that
+    could not be read has no shanks and no files and says why in ``blocked``, as does every probe of a
+    blocked session.
     """
     session_blocked = blocking_message(inventory.faults, None)
     listed = {probe.name: probe for probe in inventory.probes}

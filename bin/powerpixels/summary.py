@@ -19,7 +19,8 @@ def table(summaries: list[ProbeSummary], failures: list[dict]) -> list[dict]:
     """Rows with all of COLUMNS (None where a row has no value), sorted by subject, session, probe.
 
     failures: one dict each with subject, session, probe ("" when the whole session failed), shank (""
-    when the whole probe did), stage, exit, reason, log. Raises ValueError where a failure lacks a key or has another one.
+    when the whole probe did), stage, exit, reason, log. Raises ValueError where a failure lacks a key
+    or has another one.
     """
     rows = []
     for summary in summaries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,9 @@ class Run:
 
         Each row also has ``stage`` (the process without its workflow) and ``key`` (stage and tag).
         """
-        newest = max((self.results / "pipeline_info").glob("trace_*.tsv"), key=lambda path: path.stat().st_mtime_ns)
+        newest = max(
+            (self.results / "pipeline_info").glob("trace_*.tsv"), key=lambda path: path.stat().st_mtime_ns
+        )
         with open(newest, newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         for row in rows:
@@ -59,7 +62,14 @@ class Launcher:
             self.environment["NXF_SYNTAX_PARSER"] = "v2"
 
     def arguments(self, *arguments: str | Path, profile: str = "local,test") -> list[str]:
-        return [str(self.command), "run", str(self.project / "main.nf"), "-profile", profile, *map(str, arguments)]
+        return [
+            str(self.command),
+            "run",
+            str(self.project / "main.nf"),
+            "-profile",
+            profile,
+            *map(str, arguments),
+        ]
 
     def start(self, *arguments: str | Path, profile: str = "local,test") -> subprocess.Popen:
         """Start a run in the background, in a process group of its own."""
@@ -79,6 +89,16 @@ class Launcher:
         process = self.start(*arguments, profile=profile)
         output, _ = process.communicate(timeout=1800)
         return Run(process.returncode, re.sub(r"\x1b\[[0-9;]*m", "", output), self.folder)
+
+
+def copy_project(folder: Path) -> Path:
+    """A copy of what Nextflow reads of this project, without the environment and the engines."""
+    folder.mkdir()
+    for name in ("main.nf", "nextflow.config", "nextflow_schema.json"):
+        shutil.copy2(ROOT / name, folder / name)
+    for name in ("conf", "modules", "subworkflows", "assets", "bin"):
+        shutil.copytree(ROOT / name, folder / name)
+    return folder
 
 
 def empty_session(folder: Path, n_probes: int = 2, date: str = "2026-03-01") -> Path:

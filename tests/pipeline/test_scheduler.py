@@ -89,7 +89,9 @@ def test_only_sort_asks_for_a_gpu_and_causes_are_retried(tmp_path, engine):
 
     assert all(any("--gres=gpu:1" in line for line in job) for job in cluster.headers("SORT"))
     for stage in ("INSPECT", "EDGES", "PREPROCESS", "ANALYZE", "LABEL", "EXPORT", "REPORT"):
-        assert cluster.headers(stage) and not any("gres" in line for job in cluster.headers(stage) for line in job)
+        assert cluster.headers(stage) and not any(
+            "gres" in line for job in cluster.headers(stage) for line in job
+        )
 
     failed = {row["key"]: row for row in run.tasks("FAILED")}
     assert {row["stage"] for row in failed.values()} == {"INSPECT", "EDGES", "PREPROCESS", "SYNC", "SORT"}

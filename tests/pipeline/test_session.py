@@ -34,7 +34,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 def spikes_of(run: Run, probe: str) -> dict[str, bytes]:
     alf = run.results / SESSION / "alf" / probe
-    return {name: (alf / f"spikes.{name}.npy").read_bytes() for name in ("times", "samples", "clusters", "amps")}
+    return {
+        name: (alf / f"spikes.{name}.npy").read_bytes() for name in ("times", "samples", "clusters", "amps")
+    }
 
 
 class ReadOnlyLauncher(Launcher):
@@ -124,7 +126,9 @@ def test_found_spikes_are_where_the_known_ones_are(finished, session, truth, pro
         found = times[clusters == row.matched_unit]
         nearest = planted[np.clip(np.searchsorted(planted, found), 1, len(planted) - 1)]
         before_it = planted[np.clip(np.searchsorted(planted, found) - 1, 0, len(planted) - 1)]
-        offset = np.where(np.abs(found - nearest) < np.abs(found - before_it), found - nearest, found - before_it)
+        offset = np.where(
+            np.abs(found - nearest) < np.abs(found - before_it), found - nearest, found - before_it
+        )
         close = np.abs(offset) < 0.4e-3
         start, end = offset[close & (found < 5)], offset[close & (found > found.max() - 5)]
         assert abs(np.median(start)) < 5 / 30_000 and abs(np.median(end)) < 5 / 30_000
@@ -135,7 +139,9 @@ def test_found_spikes_are_where_the_known_ones_are(finished, session, truth, pro
 def test_bad_channels_are_those_planted(finished, truth, probe):
     record = Preprocess.load(finished.results / SESSION / "qc" / probe / "preprocess.json")
     found = {label.raw_column: (label.contact_id, label.label) for label in record.labels}
-    planted = {channel.raw_column: (channel.contact_id, channel.label) for channel in truth.probe(probe).channels}
+    planted = {
+        channel.raw_column: (channel.contact_id, channel.label) for channel in truth.probe(probe).channels
+    }
     assert found == planted
 
 
@@ -192,7 +198,9 @@ def test_one_loads_the_alf(finished, probe):
     folder = alf_folder(finished, probe)
     spikes = load_object(folder, "spikes")
     lengths = {name: len(values) for name, values in spikes.items()}
-    assert len(set(lengths.values())) == 1 and {"times", "samples", "clusters", "amps", "depths"} <= set(lengths)
+    assert len(set(lengths.values())) == 1 and {"times", "samples", "clusters", "amps", "depths"} <= set(
+        lengths
+    )
     clusters = load_object(folder, "clusters")
     n_units = len(clusters["channels"])
     assert spikes["clusters"].max() + 1 == n_units
@@ -227,7 +235,11 @@ def test_summary_and_versions(finished):
         clusters = load_object(alf_folder(finished, row["probe"]), "clusters")
         assert int(row["n_units"]) == len(clusters["channels"])
     versions = (finished.results / "pipeline_info" / "software_versions.yml").read_text()
-    assert "kilosort: 4.1.7" in versions and "spikeinterface: 0.105.3" in versions and "Nextflow: 24.10.0" in versions
+    assert (
+        "kilosort: 4.1.7" in versions
+        and "spikeinterface: 0.105.3" in versions
+        and "Nextflow: 24.10.0" in versions
+    )
 
 
 def test_resume_does_nothing_again(finished, launcher, session):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections import Counter
 
-from driver import ENGINES, ROOT, Launcher, empty_session
+from driver import ENGINES, ROOT, Launcher, copy_project, empty_session
 
 
 def test_scatter_gather_publish_resume(launcher, tmp_path):
     """Spaces in every path; no Python packages in reach."""
+    launcher.project = copy_project(tmp_path / "the project")
     raw = tmp_path / "raw data"
     for name in ("one", "two"):
         empty_session(raw / name)
@@ -19,7 +19,6 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     sheet.write_text("subject,session,raw,probes\nm1,,one,\nm1,2026-03-02_003,two,probe01\n")
     launcher.folder = tmp_path / "launch here"
     launcher.environment["PATH"] = os.pathsep.join(["/usr/bin", "/bin"])
-    # Without the profile `local`, whose only use here would be the project's Python environment.
     arguments = ("-stub-run", "--input", sheet)
 
     run = launcher.run(*arguments, profile="test")
@@ -63,11 +62,7 @@ def test_sorted_by_probe(oldest, tmp_path):
 
 def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     """A line changed in a module re-runs the stages that import it; a rewritten file, its own probe."""
-    project = tmp_path / "project copy"
-    project.mkdir()
-    for name in ("main.nf", "nextflow.config", "nextflow_schema.json", "conf", "modules", "subworkflows", "assets", "bin"):
-        source = ROOT / name
-        shutil.copytree(source, project / name) if source.is_dir() else shutil.copy2(source, project / name)
+    project = copy_project(tmp_path / "project copy")
     empty_session(tmp_path / "raw")
     (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
     launcher = Launcher(ENGINES[0], tmp_path / "launch", project)
