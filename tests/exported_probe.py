@@ -59,6 +59,7 @@ CLOCK = ClockFit(
     max_us=11.5,
     first_edge_s=0.5,
     last_edge_s=4.5,
+    knots=[(t, 1.234567 + (1 + 31e-6) * t) for t in (0.5, 4.5)],
 )
 EXTENSIONS = {
     "random_spikes": {"seed": 1},

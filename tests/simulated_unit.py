@@ -46,8 +46,10 @@ def neuropixels_columns(n_channels: int) -> np.ndarray:
     return np.stack([32.0 * columns, 15.0 * rows], axis=1)
 
 
-def write_ground_truth(folder: Path, n_channels: int, duration_s: float, n_units: int) -> BaseSorting:
-    """A unit folder with simulated neurons; returns the true spikes."""
+def write_ground_truth(
+    folder: Path, n_channels: int, duration_s: float, n_units: int, spacing_um: float
+) -> BaseSorting:
+    """A unit folder with simulated neurons, no two nearer than spacing_um; returns the true spikes."""
     import probeinterface
 
     probe = probeinterface.Probe(ndim=2, si_units="um")
@@ -64,7 +66,7 @@ def write_ground_truth(folder: Path, n_channels: int, duration_s: float, n_units
         generate_unit_locations_kwargs={
             "minimum_z": 5.0,
             "maximum_z": 15.0,
-            "minimum_distance": 25.0,
+            "minimum_distance": spacing_um,
             "margin_um": 0.0,
         },
         seed=8,

@@ -95,7 +95,7 @@ def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
 def test_clock_is_stated(folder):
     clock = json.loads((folder / "_powerpixels_clock.fit.json").read_text())
     assert "'nidq'" in clock.pop("description")
-    assert clock == CLOCK.model_dump()
+    assert clock == CLOCK.model_dump(mode="json")
 
 
 def waveforms(made, shank, unit_id):

@@ -23,7 +23,9 @@ LABELS = {4: "good", 9: "mua", 30: "good", 77: "mua"}
 def analyzed(tmp_path_factory):
     """(folder, trains by unit id): four neurons, and unit 77 of two spikes."""
     folder = tmp_path_factory.mktemp("analyzed")
-    truth = write_ground_truth(folder / "shank0", n_channels=12, duration_s=DURATION_S, n_units=4)
+    truth = write_ground_truth(
+        folder / "shank0", n_channels=12, duration_s=DURATION_S, n_units=4, spacing_um=25.0
+    )
     trains = {unit: truth.get_unit_spike_train(true) for unit, true in zip(IDS, truth.unit_ids, strict=True)}
     trains[77] = np.array([30_000, 60_000])
     write_sorting(folder / "sorting", trains, LABELS)

@@ -123,7 +123,10 @@ def test_order_of_units_does_not_matter():
 
 def test_identifiers_follow_the_spikes(tmp_path):
     made = built()
-    other = gathered(made, clock=CLOCK.model_copy(update={"offset_s": 2.0}))
+    other = gathered(
+        made,
+        clock=CLOCK.model_copy(update={"knots": [(t, on_reference + 1) for t, on_reference in CLOCK.knots]}),
+    )
     assert other.identifier != gathered(made).identifier
     assert other.cluster_uuids == gathered(made).cluster_uuids
 

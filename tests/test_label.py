@@ -27,7 +27,7 @@ KILOSORT = {4: "good", 2: "mua", 30: "good", 77: "mua"}
 def analyzed(tmp_path_factory):
     """A folder with sorting and analysis; unit 77 has two spikes, at no neuron's."""
     folder = tmp_path_factory.mktemp("labels")
-    truth = write_ground_truth(folder / "shank0", n_channels=12, duration_s=8.0, n_units=4)
+    truth = write_ground_truth(folder / "shank0", n_channels=12, duration_s=8.0, n_units=4, spacing_um=25.0)
     trains = {unit: truth.get_unit_spike_train(true) for unit, true in zip(IDS, truth.unit_ids, strict=True)}
     trains[77] = np.array([30_000, 60_000])
     write_sorting(folder / "sorting", trains, KILOSORT)

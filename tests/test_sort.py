@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +30,12 @@ def _run(cwd: Path, *arguments) -> subprocess.CompletedProcess:
 def sorted_unit(tmp_path_factory):
     """A small unit sorted by the executable: (folder, truth, finished process)."""
     folder = tmp_path_factory.mktemp("sorted")
-    truth = write_ground_truth(folder / "shank0", n_channels=12, duration_s=8.0, n_units=4)
+    truth = write_ground_truth(folder / "shank0", n_channels=14, duration_s=6.0, n_units=2, spacing_um=45.0)
     (folder / "shank0" / "traces.bin").chmod(0o444)
     (folder / "params.json").write_text(json.dumps({"Th_universal": 8.5}))
     process = _run(
         folder,
-        *("--unit-dir", "shank0", "--out", "sorting", "--device", "cpu", "--jobs", 2),
+        *("--unit-dir", "shank0", "--out", "sorting", "--device", "cpu", "--jobs", 1),
         *("--params", "params.json", "--seed", 7),
     )
     assert process.returncode == 0, process.stderr
@@ -44,13 +43,11 @@ def sorted_unit(tmp_path_factory):
 
 
 def test_known_spikes_are_found(sorted_unit):
-    """Three of the four simulated neurons; the fourth lies too close to another."""
     folder, truth, _ = sorted_unit
     samples = np.load(folder / "sorting" / "spike_samples.npy")
     unit_ids = np.load(folder / "sorting" / "spike_unit_ids.npy")
     assert samples.dtype == unit_ids.dtype == np.int64
     assert np.all(np.diff(samples) >= 0)
-    well_found = 0
     for true_unit in truth.unit_ids:
         train = truth.get_unit_spike_train(true_unit)
         accuracies = []
@@ -58,8 +55,7 @@ def test_known_spikes_are_found(sorted_unit):
             found = samples[unit_ids == unit]
             hits = np.sum(np.min(np.abs(train[:, None] - found), axis=1) <= 10)
             accuracies.append(hits / (len(train) + len(found) - hits))
-        well_found += max(accuracies) > 0.95
-    assert well_found >= 2
+        assert max(accuracies) > 0.95
 
 
 def test_document_agrees_with_the_arrays(sorted_unit):
@@ -81,7 +77,7 @@ def test_document_agrees_with_the_arrays(sorted_unit):
 def test_same_input_gives_the_same_spikes(sorted_unit, tmp_path):
     folder, _, _ = sorted_unit
     again = sort_unit(
-        folder / "shank0", tmp_path, device="cpu", jobs=2, parameters={"Th_universal": 8.5}, seed=7
+        folder / "shank0", tmp_path, device="cpu", jobs=1, parameters={"Th_universal": 8.5}, seed=7
     )
     assert again == SortingDocument.load(folder / "sorting" / "sorting.json")
     for name in ("spike_samples.npy", "spike_unit_ids.npy"):
@@ -114,25 +110,35 @@ def test_sorter_output_opens_for_phy(sorted_unit):
     model = load_model(folder / "sorting" / "sorter_output" / "params.py")
     samples = np.load(folder / "sorting" / "spike_samples.npy")
     assert np.array_equal(model.spike_samples, samples)
-    assert model.n_channels == 12
+    assert model.n_channels == 14
     assert model.traces is None
 
 
 def test_progress_is_lines(sorted_unit):
     _, _, process = sorted_unit
     assert "\r" not in process.stdout + process.stderr
-    assert "spikes extracted" in process.stdout + process.stderr
-    assert "drift correction off: 12 channels" in process.stderr
+    # Kilosort's own lines, each once
+    assert (process.stdout + process.stderr).count("Total runtime") == 1
+    assert "drift correction off: 14 channels" in process.stderr
 
 
-def _noise_unit(folder: Path, n_channels: int) -> Path:
-    noise = np.random.default_rng(1).normal(0, 6, (60_000, n_channels))
+def _noise_unit(folder: Path, n_channels: int, n_samples: int = 90_000) -> Path:
+    noise = np.random.default_rng(1).normal(0, 6, (n_samples, n_channels))
     return write_unit(folder, noise, neuropixels_columns(n_channels))
 
 
-@pytest.mark.parametrize(("n_channels", "reason"), [(0, "0 usable"), (3, "3 usable"), (8, "too few spikes")])
-def test_nothing_to_sort_is_skipped(tmp_path, n_channels, reason):
-    document = sort_unit(_noise_unit(tmp_path / "unit", n_channels), tmp_path / "out", device="cpu")
+@pytest.mark.parametrize(
+    ("n_channels", "n_samples", "reason"),
+    [
+        (0, 90_000, "0 usable"),
+        (3, 90_000, "3 usable"),
+        (8, 60_061, "more than one batch"),
+        (8, 60_200, "too few spikes"),
+    ],
+)
+def test_nothing_to_sort_is_skipped(tmp_path, n_channels, n_samples, reason):
+    unit = _noise_unit(tmp_path / "unit", n_channels, n_samples)
+    document = sort_unit(unit, tmp_path / "out", device="cpu")
     assert document.status == "skipped"
     assert reason in document.message
     assert document.unit_ids == []
@@ -151,7 +157,6 @@ def test_missing_gpu_is_temporary(tmp_path):
     unit = _noise_unit(tmp_path / "unit", 8)
     with pytest.raises(TemporaryError, match="GPU"):
         sort_unit(unit, tmp_path / "out", device="cuda")
-    assert _run(tmp_path, "--unit-dir", unit, "--out", "o", "--device", "cuda").returncode == 75
 
 
 @pytest.mark.parametrize(("n_channels", "nblocks"), [(64, 0), (65, 1), (384, 1)])
@@ -185,17 +190,12 @@ def test_wrong_parameters_are_named(overrides, message):
 
 
 def test_wrong_parameter_file_ends_as_bad_input(tmp_path):
-    unit = _noise_unit(tmp_path / "unit", 8)
-    for text, message in (
-        ("{", "expected a JSON file"),
-        ("[1]", "JSON object"),
-        ('{"Th": 9}', "nearest is 'Th_"),
-    ):
+    for text, message in (("{", "expected a JSON file"), ("[1]", "JSON object")):
         (tmp_path / "p.json").write_text(text)
-        process = _run(tmp_path, "--unit-dir", unit, "--out", "o", "--params", "p.json")
+        process = _run(tmp_path, "--unit-dir", "unit", "--out", "o", "--params", "p.json")
         assert process.returncode == 65
         last = process.stderr.strip().splitlines()[-1]
-        assert last.startswith("ERROR: ") and message in last
+        assert last.startswith("ERROR: p.json: ") and message in last
 
 
 def test_spikes_outside_are_dropped():
@@ -208,11 +208,3 @@ def test_spikes_outside_are_dropped():
     assert samples.tolist() == [10, 10, 500, 999]
     assert unit_ids.tolist() == [3, 8, 8, 3]
     assert n_outside == 2
-
-
-def test_own_log_is_kept_apart_from_the_sorters(tmp_path, caplog):
-    """Kilosort's records reach the console by its own handler, not once more through ours."""
-    with caplog.at_level(logging.DEBUG):
-        sort_unit(_noise_unit(tmp_path / "unit", 8), tmp_path / "out", device="cpu")
-    assert not [record for record in caplog.records if record.name.startswith("kilosort")]
-    assert [record for record in caplog.records if record.name == "powerpixels"]

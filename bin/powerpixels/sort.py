@@ -56,8 +56,8 @@ def sort_unit(
     files (opens in Phy), without a path of this machine. parameters: overrides of the sorter's defaults by
     name. device: "cpu", "cuda", or "auto" (cuda where there is one).
 
-    A unit with fewer than MIN_CHANNELS channels, or in which the sorter finds too little to
-    work with, ends as status "skipped" with the reason, and empty arrays.
+    A unit with fewer than MIN_CHANNELS channels, of no more than one batch of samples, or in which the
+    sorter finds too little to work with, ends as status "skipped" with the reason, and empty arrays.
 
     Raises DataError for parameters that the sorter doesn't know or can't take; TemporaryError where
     device is "cuda" and there is none, or its memory is taken.
@@ -92,9 +92,18 @@ def sort_unit(
     if len(unit.channels) < MIN_CHANNELS:
         return skip(f"{len(unit.channels)} usable channels, at least {MIN_CHANNELS} are needed")
 
+    # Kilosort learns the whitening from all batches but the last, and drops a last one below a waveform.
+    batch = effective["batch_size"] + effective["nt"]
+    if unit.n_samples <= batch:
+        return skip(f"{unit.n_samples} samples, more than one batch of {batch} is needed")
+
     device = _choose_device(device)
     effective["torch_device"] = device
     _limit_threads(jobs)
+    if device == "cpu":
+        from powerpixels import template_match
+
+        template_match.install()
     if effective["nblocks"] == 0:
         log.info("drift correction off: %d channels", len(unit.channels))
     else:
