@@ -77,7 +77,7 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     clock = {
         "description": (
             f"spikes.times are seconds on the clock of stream {export.clock.reference!r}, zero at that "
-            "stream's first sample: t = offset_s + slope * spikes.samples / sampling_rate_hz"
+            "stream's first sample: linear between the knots [spikes.samples / sampling_rate_hz, seconds]"
         ),
         **export.clock.model_dump(),
     }

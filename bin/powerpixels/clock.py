@@ -11,17 +11,21 @@ Edges are matched by time, never by their order, so that a lost or an extra puls
    MAX_START_PERIODS of a period of it.
 4. A straight line is fitted by least squares to the edges within two samples of it, until nothing changes.
    Where the wave leaves it, the fit is repeated as a continuous line of 2, 4, 8 … straight segments of equal
-   numbers of edges, on average no shorter than SEGMENT_S, until it follows the wave everywhere and twice as
-   many segments would move it by less than MAX_BEND_SAMPLES.
+   numbers of edges, on average no shorter than SEGMENT_S, until it follows the wave everywhere and four times
+   as many segments would move it (rms) by less than MAX_BEND_SAMPLES of the faster stream, or than twice what
+   noise does. Where no number achieves that, the fewest segments that follow the wave are taken.
 
 Bounds. Drift is slow, a loss of samples is sudden: the clocks' rates must agree within MAX_PPM, and change
-against each other by less than MAX_PPM_PER_MINUTE from segment to segment and MAX_WANDER_PPM in all. Means
-of LOCAL_EDGES and medians of FEW_EDGES residuals must be below MAX_LOCAL_SAMPLES and MAX_FEW_SAMPLES. Where
-there are no edges (pauses of the wave, the ends of the file) the rate may change by MAX_PPM_PER_MINUTE, and
-the error that follows must be below one sample: a pause of two minutes, or one minute at the ends. What
-exceeds a bound is refused with a ``DataError``, since the map could be off by more than one sample of the
-slower stream (two for a loss of two or three samples, which hides in the quantisation of the edges beside
-it).
+against each other by less than MAX_PPM_PER_MINUTE from segment to segment and MAX_WANDER_PPM in all. The
+residuals' means over LOCAL_S must be below MAX_LOCAL_SAMPLES, their medians over FEW_S below MAX_FEW_SAMPLES.
+Where there are no edges (pauses of the wave, the ends of the file) the rate may change by MAX_PPM_PER_MINUTE,
+and the error that follows must be below one sample: a pause of two minutes, or somewhat less than one at the
+ends. What exceeds a bound is refused with a ``DataError``, since the map could be off by more than one sample
+of the slower stream (two for a loss of two or three samples, which hides in the quantisation of the edges
+beside it).
+
+Where the wave and both clocks keep step within about 1 ppm, the edges fall on one fraction of a sample for
+minutes, quantisation does not average out, and the error may exceed one sample by some tenths.
 
 What the fit cannot see, because the wave repeats itself: counters that started more than 0.7 periods apart,
 and a loss of samples that lasts a whole number of periods; and, for want of edges, a loss in the first or
@@ -50,17 +54,19 @@ MAX_START_PERIODS = 0.3
 # An edge is quantised to one sample on each side, so an undisturbed one lies within one sample of the map;
 # the second sample is for what the clocks may deviate from it.
 MATCH_SAMPLES = 2.0
-# Largest mean residual of LOCAL_EDGES consecutive edges, and largest median of a few of them.
+# Largest mean residual of the edges of LOCAL_S, at least LOCAL_EDGES, and largest median of those of FEW_S.
+LOCAL_S = 10.0
 LOCAL_EDGES = 20
 MAX_LOCAL_SAMPLES = 0.75
+FEW_S = 3.0
 FEW_EDGES = 6
 MAX_FEW_SAMPLES = 1.0
 MAX_RMS_SAMPLES = 1.0
 MIN_MATCHED_FRACTION = 0.5
-# Shortest segment of a bent map, and fewest edges in it.
+# Shortest segment of a bent map, and fewest edges in it; how far a finer map may differ (rms).
 SEGMENT_S = 60.0
-SEGMENT_EDGES = 40
-MAX_BEND_SAMPLES = 0.25
+SEGMENT_EDGES = 20
+MAX_BEND_SAMPLES = 0.15
 # Crystals warm up by some ppm within tens of minutes.
 MAX_PPM_PER_MINUTE = 1.0
 MAX_WANDER_PPM = 10.0
@@ -110,6 +116,7 @@ class _Map:
         return np.diff(self.deltas) / np.diff(self.knots)
 
     def delta(self, t):
+        """Seconds by which the reference is ahead at the probe's times t."""
         k = self.segment(t)
         return self.deltas[k] + self.slopes[k] * (t - self.knots[k])
 
@@ -187,21 +194,8 @@ def fit_clock(
     period = _common_period(wave_p, wave_r, names, tick)
 
     i, j = _pair(wave_p, wave_r, period, tick, names, counted)
-    most = _most_segments(wave_p, i)
-    fitted, matched_p, matched_r = _settle(wave_p, wave_r, i, j, 1, tick)
-    while True:
-        segments = len(fitted.slopes)
-        misfit = _misfit(wave_p, wave_r, fitted, matched_p, matched_r, period, tick, start_probe)
-        if 2 * segments > most:
-            break
-        finer, finer_p, finer_r = _settle(wave_p, wave_r, i, j, 2 * segments, tick)
-        bend = np.abs(finer.deltas - fitted.delta(finer.knots)).max()
-        if not misfit and bend < MAX_BEND_SAMPLES * tick:
-            break
-        fitted, matched_p, matched_r = finer, finer_p, finer_r
-    if misfit:
-        raise DataError(f"{names}: {misfit}{CROOKED}")
-    i, j = matched_p, matched_r
+    close = MAX_BEND_SAMPLES / max(fs_probe, fs_reference)
+    fitted, i, j = _fewest_segments(wave_p, wave_r, i, j, period, tick, close, start_probe, names)
     line = _fit(wave_p, wave_r, i, j)
     rate = float(line.slopes[0])
     if abs(rate) > MAX_PPM * 1e-6:
@@ -210,7 +204,7 @@ def fit_clock(
             " check the sampling rates in the meta files"
         )
     residual = _residual(wave_p, wave_r, fitted, i, j)
-    rms = float(np.sqrt(np.mean(residual**2)))
+    rms = _rms(residual)
     _check_drift(fitted, names)
     _check_reach(wave_p.t[i], fitted, rms, probe_edges, fs_reference, start_probe, tick, names)
 
@@ -242,7 +236,7 @@ def fit_clock(
         names,
         fit.n_edges,
         rate * 1e6,
-        segments,
+        len(fitted.slopes),
         fit.rms_us,
     )
     return fit
@@ -343,14 +337,14 @@ def _off_by(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> np.nda
     """(n,) seconds from the map to the nearest reference edge of the same polarity, for the probe's edges.
 
     Modulo the period, within ± half of it, so that a lost edge's neighbour tells the same; NaN where it lies
-    more than two periods away, so that the error of the period does not add up.
+    more than one and a half periods away, so that the error of the period does not add up.
     """
     predicted = wave_p.t + fitted.delta(wave_p.t)
     off = np.empty(len(predicted))
     for rising in (True, False):
         p, r = wave_p.rising == rising, wave_r.t[wave_r.rising == rising]
         off[p] = r[_nearest(predicted[p], r)] - predicted[p]
-    off[np.abs(off) > 2 * period] = np.nan
+    off[np.abs(off) > 1.5 * period] = np.nan
     return off - period * np.round(off / period)
 
 
@@ -470,6 +464,8 @@ def _refine(
         residual -= np.median(residual[keep])
         limit = max(MATCH_SAMPLES * tick, 4 * 1.4826 * np.median(np.abs(residual[keep])))
         new = np.abs(residual) <= limit
+        if new.sum() < MIN_EDGES:
+            return line, i[:0], j[:0]
         line = _fit(wave_p, wave_r, i[new], j[new])
         if np.array_equal(new, keep):
             break
@@ -501,9 +497,50 @@ def _residual(wave_p: _Wave, wave_r: _Wave, fitted: _Map, i: np.ndarray, j: np.n
     return wave_r.t[j] - wave_p.t[i] - fitted.delta(wave_p.t[i])
 
 
+def _rms(values: np.ndarray) -> float:
+    """Root of the mean square."""
+    return float(np.sqrt(np.mean(values**2)))
+
+
 def _most_segments(wave_p: _Wave, i: np.ndarray) -> int:
     """How many segments the matched edges allow."""
     return int(max(1, min((wave_p.t[i[-1]] - wave_p.t[i[0]]) / SEGMENT_S, len(i) / SEGMENT_EDGES)))
+
+
+def _fewest_segments(
+    wave_p: _Wave,
+    wave_r: _Wave,
+    i: np.ndarray,
+    j: np.ndarray,
+    period: float,
+    tick: float,
+    close: float,
+    start_probe: float,
+    names: str,
+) -> tuple[_Map, np.ndarray, np.ndarray]:
+    """The map of the fewest segments that follows the wave, and its pairs.
+
+    Of those that do, the first that a finer map differs from by less than close (s, rms) or by noise only;
+    where there is none, the first. Raises ``DataError`` where none follows the wave.
+    """
+    most = _most_segments(wave_p, i)
+    first = None
+    for segments in 2 ** np.arange(int(np.log2(most)) + 1):
+        settled = fitted, matched_p, matched_r = _settle(wave_p, wave_r, i, j, segments, tick)
+        misfit = _misfit(wave_p, wave_r, fitted, matched_p, matched_r, period, tick, start_probe)
+        if misfit:
+            continue
+        # Four times, because a bend that is odd about the middle does not show with twice as many.
+        finer = _settle(wave_p, wave_r, i, j, min(4 * segments, most), tick)[0]
+        t = wave_p.t[matched_p]
+        scatter = _rms(_residual(wave_p, wave_r, finer, matched_p, matched_r))
+        noise = scatter * np.sqrt(len(finer.knots) / len(t))
+        if _rms(finer.delta(t) - fitted.delta(t)) < max(close, 2 * noise):
+            return settled
+        first = first or settled
+    if first is None:
+        raise DataError(f"{names}: {misfit}{CROOKED}")
+    return first
 
 
 def _settle(
@@ -551,7 +588,7 @@ def _choose_period(
     names: str,
     counted: bool,
 ) -> int:
-    """By how many whole periods the pairs are off from those by which the counters (or files) started together.
+    """By how many whole periods the pairs are off those by which the counters (or files) started together.
 
     Refuses where the counters' start lies too far from any choice. Before the first edge the rate may have
     been another by MAX_WANDER_PPM.
@@ -629,7 +666,7 @@ def _misfit(
             f" {MIN_MATCHED_FRACTION:.0%} of them; check that both lines carry the same wave"
         )
     residual = _residual(wave_p, wave_r, fitted, i, j)
-    rms = np.sqrt(np.mean(residual**2))
+    rms = _rms(residual)
     if rms > MAX_RMS_SAMPLES * tick:
         return (
             f"the matched edges scatter by {rms * 1e6:.1f} µs (rms) around the fitted line, expected below"
@@ -647,9 +684,10 @@ def _misfit(
                     f"from {wave_p.t[at] - start_probe:.1f} s the sync wave lies"
                     f" {np.median(some) * 1e3:+.3f} ms (or that and whole periods) off the fitted line"
                 )
+    rate = len(i) / (wave_p.t[i[-1]] - wave_p.t[i[0]])
     for size, statistic, limit in (
-        (LOCAL_EDGES, np.mean, MAX_LOCAL_SAMPLES),
-        (FEW_EDGES, np.median, MAX_FEW_SAMPLES),
+        (max(LOCAL_EDGES, int(rate * LOCAL_S)), np.mean, MAX_LOCAL_SAMPLES),
+        (max(FEW_EDGES, int(rate * FEW_S)), np.median, MAX_FEW_SAMPLES),
     ):
         starts = np.unique(np.append(np.arange(0, max(1, len(i) - size), size // 2), max(0, len(i) - size)))
         local = np.array([statistic(residual[start : start + size]) for start in starts])
@@ -685,7 +723,7 @@ def _check_reach(
     tick: float,
     names: str,
 ) -> None:
-    """Refuse where the map may be off by more than one sample for want of edges: at the file's ends, in a pause.
+    """Refuse where, for want of edges, the map may be off by more than one sample: at the ends, in a pause.
 
     matched: the probe's matched edges (s). At the file's first and last sample: three standard errors of the
     line through the edges of the first or last segment (rms at least the quantisation's, one sample on each

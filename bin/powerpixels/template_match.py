@@ -1,9 +1,9 @@
 """Kilosort 4's universal-template match on the CPU, fused.
 
 On the CPU nearly all of Kilosort's time goes into ``kilosort.spikedetect.template_match``: its tensors of
-channels x templates x time are far larger than the caches, and each is written and read several times. Here one
-loop over blocks of samples keeps them in the cache, and the test for a local maximum is made only where the
-threshold is passed. The formulas are Kilosort's; only the order of the sums over channels differs, so values
+channels x templates x time are far larger than the caches, and each is written and read several times. Here
+one loop over blocks of samples keeps them in the cache, and only matches above the threshold are tested for being
+a local maximum. The formulas are Kilosort's; only the order of the sums over channels differs, so values
 agree to float32 rounding.
 """
 
@@ -28,9 +28,9 @@ BLOCK = 512
 def _best_match(B, centres, iC, weigh, As, imaxs):
     """Largest absolute match of each centre at each sample, and which template and sign it was.
 
-    B: (channels, templates, samples) float32. centres: (c,) which columns of iC to do. iC: (nearest, centres).
-    weigh: (sizes, nearest, centres) float32. Fills the rows `centres` of As, (centres, samples) float32, and
-    imaxs, int32: sign * (1 + size * templates + template).
+    B: (channels, templates, samples) float32. centres: (c,) which columns of iC to do. iC: (nearest,
+    centres). weigh: (sizes, nearest, centres) float32. Fills the rows `centres` of As, (centres, samples)
+    float32, and imaxs, int32: sign * (1 + size * templates + template).
     """
     n_sizes, n_near = weigh.shape[0], weigh.shape[1]
     n_templates, n_samples = B.shape[1], B.shape[2]
