@@ -1,10 +1,10 @@
 """Kilosort 4's universal-template match on the CPU, fused.
 
 On the CPU nearly all of Kilosort's time goes into ``kilosort.spikedetect.template_match``: its tensors of
-channels x templates x time are far larger than the caches, and each is written and read several times. Here
-one loop over blocks of samples keeps them in the cache, and only matches above the threshold are tested for being
-a local maximum. The formulas are Kilosort's; only the order of the sums over channels differs, so values
-agree to float32 rounding.
+channels x templates x time are far larger than the caches, and each is written and read several times.
+Here one loop over blocks of samples keeps them in the cache, and only matches above the threshold are
+tested for being a local maximum. The formulas are Kilosort's; only the order of the sums over channels
+differs, so values agree to float32 rounding.
 """
 
 from __future__ import annotations
