@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 UV     := $(shell command -v uv 2>/dev/null)
+UV_VERSION := 0.13.9
 ifeq ($(UV),)
 UV      := $(CURDIR)/.engines/uv/bin/uv
 NEED_UV := .engines/uv/bin/uv
@@ -19,7 +20,7 @@ help: ## This list
 .engines/uv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: $(PYTHON) is older; name another with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .engines/uv || $(PYTHON) -m venv --without-pip .engines/uv
-	.engines/uv/bin/python -m pip install -q uv || $(PYTHON) -m pip install -q --prefix .engines/uv uv
+	.engines/uv/bin/python -m pip install -q uv==$(UV_VERSION) || $(PYTHON) -m pip install -q --prefix .engines/uv uv==$(UV_VERSION)
 
 # The environment holds exactly what requirements.lock names, hashes checked.
 .venv/installed: requirements.lock pyproject.toml | $(NEED_UV)

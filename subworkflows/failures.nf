@@ -61,22 +61,25 @@ def failureLine(failure) {
     return "${what}: ${failure.stage}: ${failure.reason}\n      log: ${failure.log}".toString()
 }
 
-// The failures, once they explain every missing result: the trace's last line can come a moment after the
-// failure itself. `missing` is a list of [subject, session, probe].
-def explainedFailures(missing, tries) {
+// The failures, with one for each missing result. `missing` is a list of [subject, session, probe].
+def explainedFailures(missing) {
+    def failures = missing ? settledFailures(missing, 50) : failedTasks()
+    // A probe can lack what is the whole session's (its reference clock): that failure stands under another name.
+    def indirect = missing
+        .findAll { lost -> !failures.any { failure -> [failure.subject, failure.session, failure.probe] == lost } }
+        .collect { lost ->
+            def cause = failures.find { failure -> [failure.subject, failure.session] == lost[0..1] }
+            def reason = cause ? "it needs what failed in ${cause.probe ?: 'the session'}: ${cause.reason}".toString() : 'no result and no failed task: see .nextflow.log'
+            [subject: lost[0], session: lost[1], probe: lost[2], shank: '', stage: cause?.stage ?: '', exit: cause?.exit ?: '', reason: reason, log: cause?.log ?: '']
+        }
+    return failures + indirect
+}
+
+// The failed tasks when the trace has a line for each session that misses something, which can be a moment after
+// the failure itself.
+def settledFailures(missing, tries) {
+    sleep(200)
     def failures = failedTasks()
-    def unexplained = missing.findAll { lost ->
-        !failures.any { failure -> [failure.subject, failure.session] == lost[0..1] && failure.probe in ['', lost[2]] }
-    }
-    if (unexplained && tries > 0) {
-        sleep(200)
-        return explainedFailures(missing, tries - 1)
-    }
-    // A probe can also lack the session's reference clock, whose failure stands under another name.
-    def silent = unexplained.collect { lost ->
-        def cause = failures.find { failure -> [failure.subject, failure.session] == lost[0..1] }
-        def reason = cause ? "it needs what failed in ${cause.probe ?: 'the session'}: ${cause.reason}".toString() : 'no result and no failed task: see .nextflow.log'
-        [subject: lost[0], session: lost[1], probe: lost[2], shank: '', stage: cause?.stage ?: '', exit: cause?.exit ?: '', reason: reason, log: cause?.log ?: '']
-    }
-    return failures + silent
+    def settled = missing.every { lost -> failures.any { failure -> [failure.subject, failure.session] == lost[0..1] } }
+    return settled && tries < 46 || tries == 0 ? failures : settledFailures(missing, tries - 1)
 }

@@ -117,7 +117,7 @@ workflow NEUROPIXELS {
         .map { outcomes ->
             def wanted = outcomes.findAll { outcome -> outcome[0] }.collect { outcome -> outcome[1] }
             def got = outcomes.findAll { outcome -> !outcome[0] }.collect { outcome -> outcome[1] }
-            groovy.json.JsonOutput.toJson(explainedFailures(wanted - got, 50))
+            groovy.json.JsonOutput.toJson(explainedFailures(wanted - got))
         }
     REPORT(
         exported.map { _id, summary -> summary }.toSortedList { summary -> summary.text },

@@ -158,8 +158,11 @@ def find_any() -> Path:
     if not launcher.exists():
         wrapper = [UV, "tool", "run", "--from", "nextflow", "nextflow"]
         environment["JAVA_CMD"] = find_java()
-        if version_of([*wrapper, "-version"], pattern, env=environment) is None:
+        # In .engines: the launcher leaves a file where it runs when it can't reach its site.
+        if version_of([*wrapper, "-version"], pattern, env=environment, cwd=ENGINES) is None:
             shutil.rmtree(ENGINES / "home", ignore_errors=True)
+            for left in ENGINES.glob("nxf-tmp.*"):
+                left.unlink()
             return install_from_maven("24.10.0")
         launcher.parent.mkdir(parents=True)
         exports = " ".join(f"{k}={shlex.quote(environment[k])}" for k in ("NXF_VER", "NXF_HOME", "JAVA_CMD"))

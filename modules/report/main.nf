@@ -30,6 +30,9 @@ process REPORT {
     """
     mkdir report
     touch report/summary.csv
+    cat > report/summary.json <<'END_OF_DOCUMENT'
+    ${failures}
+    END_OF_DOCUMENT
     echo '{}' > versions.json
     """
 }

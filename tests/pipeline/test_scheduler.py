@@ -3,22 +3,30 @@ is played by three small scripts on PATH."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 
 import pytest
 from driver import ENGINES, Launcher, empty_session
 
 SBATCH = """#!/bin/bash
-# Runs the job at once. The play folder's first/<stage> says how the stage's first job ends instead: the exit
-# status, or "vanishes" for a job that began and was never heard of again.
+# Runs the job at once. The play folder's first/<start of a job's name> says how the first such job ends instead:
+# the exit status, or "vanishes" for a job that began and was never heard of again.
 set -e
 play=$(cd "$(dirname "$0")/../play" && pwd)
 cp "${@: -1}" "$play/scripts/$$"
-stage=$(sed -n 's/^#SBATCH -J .*NEUROPIXELS_\\([A-Z]*\\).*/\\1/p' "$play/scripts/$$")
-if [ -e "$play/first/$stage" ]; then
-    ending=$(cat "$play/first/$stage")
-    rm "$play/first/$stage"
+name=$(sed -n 's/^#SBATCH -J nf-NEUROPIXELS_//p' "$play/scripts/$$")
+ending=
+for first in "$play"/first/*; do
+    if [[ "$name" == "$(basename "$first")"* ]]; then
+        ending=$(cat "$first")
+        rm "$first"
+        break
+    fi
+done
+if [ -n "$ending" ]; then
     touch .command.begin
     [ "$ending" = vanishes ] || echo -n "$ending" > .exitcode
 else
@@ -110,6 +118,23 @@ def test_a_fault_of_the_data_is_not_tried_again(tmp_path):
     assert run.status != 0
     assert [row["attempt"] for row in run.tasks() if row["stage"] == "PREPROCESS"] == ["1"]
     assert "m1/2026-03-01_001/probe00: PREPROCESS: exit status 65" in run.output
+
+
+def test_probes_that_lack_the_reference_clock_are_named_too(tmp_path):
+    """Without a NIDQ the first probe's clock is the session's: when its edges can't be had, both probes fail."""
+    cluster = Cluster(tmp_path, ENGINES[0])
+    empty_session(tmp_path / "raw" / "more", n_probes=2)
+    for nidq in (tmp_path / "raw").rglob("*.nidq.*"):
+        nidq.unlink()
+    shutil.rmtree(tmp_path / "raw" / "run_g0")
+    (cluster.play / "first" / "EDGES_(m1_2026-03-01_001_probe00)").write_text("65")
+    run = cluster.run()
+    assert run.status != 0
+    failures = {row["probe"]: row for row in json.loads((run.results / "summary.json").read_text())}
+    assert set(failures) == {"probe00", "probe01"}
+    assert failures["probe00"]["reason"].startswith("exit status 65")
+    assert failures["probe01"]["reason"].startswith("it needs what failed in probe00: exit status 65")
+    assert failures["probe01"]["log"] == failures["probe00"]["log"] != ""
 
 
 def test_no_gpu_asked_for_on_the_cpu(tmp_path):
