@@ -41,8 +41,8 @@ def main() -> None:
     ]
     ratios = [stock / fused for stock, fused in pairs]
     print(
-        f"{n_channels} channels, {arguments[2].shape[1]} centres, {threads} threads: Kilosort's own takes "
-        f"{statistics.median(ratios):.1f} times as long ({min(ratios):.1f} to {max(ratios):.1f}, {ROUNDS} rounds)"
+        f"{n_channels} channels, {arguments[2].shape[1]} centres, {threads} threads: "
+        f"Kilosort's own takes {statistics.median(ratios):.1f} times as long ({min(ratios):.1f} to {max(ratios):.1f}, {ROUNDS} rounds)"
     )
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 EXIT_DATA_ERROR = 65
 EXIT_TEMPORARY = 75
@@ -47,16 +48,18 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
         with alone_in_folder():
             main(sys.argv[1:])
     except DataError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(EXIT_DATA_ERROR)
+        _leave(str(error), EXIT_DATA_ERROR)
     except TemporaryError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(EXIT_TEMPORARY)
+        _leave(str(error), EXIT_TEMPORARY)
     except Exception as error:
         traceback.print_exc()
-        summary = " ".join(str(error).split())
-        print(f"ERROR: {type(error).__name__}: {summary}", file=sys.stderr)
-        sys.exit(1)
+        _leave(f"{type(error).__name__}: {error}", 1)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    """Exit, with the message on one line as the last of stderr."""
+    print(f"ERROR: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
 
 
 @contextmanager
