@@ -40,9 +40,10 @@ def main() -> None:
         (seconds(STOCK, arguments), seconds(template_match.template_match, arguments)) for _ in range(ROUNDS)
     ]
     ratios = [stock / fused for stock, fused in pairs]
+    print(f"{n_channels} channels, {arguments[2].shape[1]} centres, {threads} threads, {ROUNDS} rounds")
     print(
-        f"{n_channels} channels, {arguments[2].shape[1]} centres, {threads} threads: "
-        f"Kilosort's own takes {statistics.median(ratios):.1f} times as long ({min(ratios):.1f} to {max(ratios):.1f}, {ROUNDS} rounds)"
+        f"Kilosort's own takes {statistics.median(ratios):.1f} times as long "
+        f"({min(ratios):.1f} to {max(ratios):.1f})"
     )
 
 
