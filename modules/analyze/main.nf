@@ -3,7 +3,7 @@ include { memoryOf ; timeOf } from '../resources'
 // Waveforms, locations and quality metrics of one sorting unit's units.
 process ANALYZE {
     tag "${meta.subject}/${meta.session}/${meta.probe}/${meta.unit}"
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/analyzers/${meta.probe}", mode: params.publish_dir_mode, pattern: 'analysis/analyzer.zarr', saveAs: { "${meta.unit}.zarr" }
+    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/analyzers/${meta.probe}", mode: params.publish_dir_mode, pattern: '*.zarr'
 
     cpus 8
     memory { memoryOf(task, 16.GB) }
@@ -16,17 +16,22 @@ process ANALYZE {
 
     output:
     tuple val(meta), path('analysis'), emit: analysis
-    path 'analysis/analyzer.zarr', optional: true, emit: analyzer
+    path "${meta.unit}.zarr", optional: true, emit: analyzer
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
     """
     pp_analyze.py --unit-dir traces --sorting ${sorting} --out analysis --jobs ${task.cpus} --seed ${options.seed}
+    # Under its published name: Nextflow publishes nothing that lies inside another output.
+    if [ -d analysis/analyzer.zarr ]; then
+        cp -rl analysis/analyzer.zarr ${meta.unit}.zarr || cp -r analysis/analyzer.zarr ${meta.unit}.zarr
+    fi
     """
 
     stub:
     """
-    mkdir analysis
+    mkdir analysis ${meta.unit}.zarr
+    touch ${meta.unit}.zarr/.zgroup
     echo '{}' > analysis/analysis.json
     echo '{}' > versions.json
     """

@@ -224,6 +224,28 @@ def test_events_and_analog_on_the_nidq_clock(finished, truth):
         assert np.abs(times - edges).max() <= one_sample
 
 
+def test_the_sorters_folder_and_the_analyzer_open_where_they_lie(finished):
+    """Every shank's, with as many units as the ALF has; and no path of the machine in them."""
+    from spikeinterface.core import load_sorting_analyzer
+
+    for probe, shanks in (("probe00", ["shank0"]), ("probe01", ["shank2", "shank3"])):
+        units = pd.read_csv(alf_folder(finished, probe) / "clusters.metrics.csv")
+        sorter = finished.results / SESSION / "spike_sorters" / "kilosort4" / probe
+        analyzers = finished.results / SESSION / "analyzers" / probe
+        assert sorted(path.name for path in sorter.iterdir()) == shanks
+        assert sorted(path.stem for path in analyzers.iterdir()) == shanks
+        for shank in shanks:
+            expected = units.sorter_unit_id[units.sorting_unit == shank].tolist()
+            analyzer = load_sorting_analyzer(analyzers / f"{shank}.zarr")
+            assert analyzer.unit_ids.tolist() == expected
+            assert analyzer.get_extension("waveforms").get_data().shape[0] > 100
+            assert "dat_path = ''" in (sorter / shank / "sorter_output" / "params.py").read_text()
+            for folder in (sorter / shank, analyzers / f"{shank}.zarr"):
+                for path in folder.rglob("*"):
+                    if path.is_file():
+                        assert str(finished.folder).encode() not in path.read_bytes(), path
+
+
 def test_summary_and_versions(finished):
     with open(finished.results / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))

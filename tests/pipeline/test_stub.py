@@ -40,6 +40,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
             f"m1/{session}/alf/{probe}/stub.sync.npy",
             f"m1/{session}/nwb/{probe}.nwb",
             f"m1/{session}/spike_sorters/kilosort4/{probe}/shank2/sorting.json",
+            f"m1/{session}/analyzers/{probe}/shank2.zarr/.zgroup",
         } <= published
     assert {"summary.csv", "pipeline_info/software_versions.yml"} <= published
     assert not any("2026-03-02/003/alf/probe00" in name for name in published)
