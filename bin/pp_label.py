@@ -3,21 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from powerpixels.stage import DataError, run_stage, write_versions
-
-
-def _read_json(path: Path | None) -> dict:
-    if path is None:
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: expected a JSON file, found otherwise ({error}); correct it") from None
+from powerpixels.stage import read_json, run_stage, write_versions
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,7 +23,8 @@ def main(argv: Sequence[str]) -> None:
 
     from powerpixels.label import label_units
 
-    label_units(arguments.sorting, arguments.analysis, arguments.out, _read_json(arguments.bombcell_params))
+    thresholds = read_json(arguments.bombcell_params) if arguments.bombcell_params else {}
+    label_units(arguments.sorting, arguments.analysis, arguments.out, thresholds)
     write_versions(Path("versions.json"), "spikeinterface", "pandas")
 
 

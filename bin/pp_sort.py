@@ -3,23 +3,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from powerpixels.stage import DataError, run_stage, write_versions
+from powerpixels.stage import DataError, read_json, run_stage, write_versions
 
 
 def _read_parameters(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    try:
-        parameters = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: expected a JSON file, found otherwise ({error}); correct it") from None
+    parameters = read_json(path)
     if not isinstance(parameters, dict):
         raise DataError(f"{path}: expected a JSON object of parameters by name; correct it")
     return parameters

@@ -95,7 +95,8 @@ def _describe_channels(
     probe.set_contacts(
         positions=[(channel.x_um, channel.y_um) for channel in channels],
         shapes="square",
-        shape_params={"width": 12},  # every Neuropixels probe has 12 µm square contacts
+        # Probeinterface wants a shape: this is that of the 1.0 and 2.0 probes. Nothing is computed from it.
+        shape_params={"width": 12},
         shank_ids=[str(channel.shank) for channel in channels],
         contact_ids=[channel.contact_id for channel in channels],
     )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EXIT_DATA_ERROR = 65
 EXIT_TEMPORARY = 75
@@ -79,6 +79,14 @@ def alone_in_folder() -> Iterator[None]:
         except OSError as error:
             log.info("this file system has no locks (%s)", error)
         yield
+
+
+def read_json(path: Path) -> Any:
+    """What a user's JSON file holds; raises ``DataError`` where it is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: expected a JSON file, found otherwise ({error}); correct it") from None
 
 
 def write_versions(path: Path, *packages: str) -> None:
