@@ -7,8 +7,9 @@ document are relative and use ``/``. Unknown values are ``None``; nothing is inv
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 D = TypeVar("D", bound="Document")
@@ -65,7 +66,7 @@ class Channel(Document):
 
 
 class AnalogLine(Document):
-    """An analog input of the NIDQ stream: its column and volts per count."""
+    """An analog input of a DAQ stream: its column and volts per count."""
 
     raw_column: int
     name: str
@@ -73,48 +74,123 @@ class AnalogLine(Document):
 
 
 class DigitalLine(Document):
-    """A digital input of the NIDQ stream: bit (0 to 15) of the int16 word in column raw_column."""
+    """A digital input that is a bit (0 to 15) of the int16 word in column raw_column."""
 
     raw_column: int
     bit: int
     name: str
 
 
+class TtlLine(Document):
+    """A digital input whose edges the acquisition program wrote as events: its number, from 1."""
+
+    line: int
+    name: str
+
+
 class RawFile(Document):
-    """A raw file: path relative to the samplesheet's raw folder, size in bytes."""
+    """A raw file: path relative to the samplesheet's raw folder, size in bytes.
+
+    role: "data" holds samples (a zarr copy is a folder: the size of all in it), "index" tells where
+    a compressed data file's chunks lie (.ch), "meta" describes it, "samples" and "states" are an
+    Open Ephys TTL folder's sample numbers and signed line numbers.
+    """
 
     path: str
-    role: Literal["data", "meta"]
+    role: Literal["data", "index", "meta", "samples", "states"]
     size_bytes: int
+
+
+class Piece(Document):
+    """Consecutive samples of a stream that lie in one data file.
+
+    path: RawFile.path of the file. first_row: the file's row (sample) that holds the first of them: 0,
+    unless the file begins with samples that an earlier file holds too, or its timestamps jump.
+    first_sample: the acquisition program's number of that sample, None if unknown.
+    """
+
+    path: str
+    first_row: int
+    n_samples: int
+    first_sample: int | None
+
+
+class Block(NamedTuple):
+    """Samples without a gap: start in the stream's own order of samples, n_samples of them, and offset,
+    the acquisition program's number of the first one less that of the stream's first sample.
+    """
+
+    start: int
+    n_samples: int
+    offset: int
 
 
 class Stream(Document):
     """One clocked stream of samples (int16, sample-major, n_columns columns).
 
-    sampling_rate_hz: what the metadata states (not the true rate). n_samples: per column, from
-    the data file's size. first_sample: the metadata's count of samples since acquisition started
-    (SpikeGLX firstSample), None if unknown. sync_column/sync_bit: where the probe's sync wave is
-    (None: no sync). For NIDQ streams channels is empty and analog/digital are filled.
+    The stream is its pieces one after the other, ascending in time, n_samples in all; "sample k of the
+    stream" counts them from 0 with nothing put into gaps. Where the acquisition paused between pieces, the
+    pieces' first_sample tell: see ``blocks``. sampling_rate_hz: what the metadata states (not the
+    true rate). first_sample: that of the first piece. files: all files of the stream, in a fixed
+    order (the tasks' order of staging). sync_column/sync_bit: where the probe's sync wave is in the data
+    (both None: not there; sync_bit None: the column is no word of bits, its level is the wave).
+    sync_line: name of the ttl line with the sync wave. DAQ streams (nidq, obx) have no channels but
+    analog, digital and ttl lines.
     """
 
     name: str
-    kind: Literal["ap", "lf", "nidq"]
+    kind: Literal["ap", "lf", "nidq", "obx"]
     files: list[RawFile]
     sampling_rate_hz: float
     n_columns: int
     n_samples: int
     first_sample: int | None
+    pieces: list[Piece]
     sync_column: int | None = None
     sync_bit: int | None = None
+    sync_line: str | None = None
     channels: list[Channel] = []
     analog: list[AnalogLine] = []
     digital: list[DigitalLine] = []
+    ttl: list[TtlLine] = []
 
-    def data_file(self, raw_dir: Path) -> Path:
-        """Path of the stream's data file under raw_dir, in its place or staged flat by name."""
-        relative = next(f.path for f in self.files if f.role == "data")
-        in_place = Path(raw_dir) / relative
-        return in_place if in_place.exists() else Path(raw_dir) / Path(relative).name
+    def blocks(self) -> list[Block]:
+        """The stream's stretches without a gap, in order; pieces that follow each other exactly are one.
+
+        Pieces without a number are taken to follow the one before.
+        """
+        blocks: list[Block] = []
+        start = offset = 0
+        for piece in self.pieces:
+            if piece.first_sample is not None and self.first_sample is not None:
+                offset = piece.first_sample - self.first_sample
+            last = blocks[-1] if blocks else None
+            if last is not None and last.offset + last.n_samples == offset:
+                blocks[-1] = Block(last.start, last.n_samples + piece.n_samples, last.offset)
+            else:
+                blocks.append(Block(start, piece.n_samples, offset))
+            start += piece.n_samples
+            offset += piece.n_samples
+        return blocks
+
+    def acquired(self, samples: np.ndarray) -> np.ndarray:
+        """Samples of the stream (integers, any shape) as counts of the acquisition's clock, int64.
+
+        Counted from the stream's first sample, time in gaps included; equal to ``samples`` where there is
+        no gap. Samples before the first and beyond the last go on in the first and last block.
+        """
+        blocks = self.blocks()
+        starts = np.array([block.start for block in blocks])
+        offsets = np.array([block.offset for block in blocks])
+        samples = np.asarray(samples, dtype=np.int64)
+        k = np.clip(np.searchsorted(starts, samples, side="right") - 1, 0, None)
+        return samples - starts[k] + offsets[k]
+
+    @property
+    def n_acquired(self) -> int:
+        """Samples from the stream's first to its last one, time in gaps included."""
+        last = self.blocks()[-1]
+        return last.offset + last.n_samples
 
 
 class Probe(Document):
@@ -134,31 +210,57 @@ class Session(Document):
 
     subject: str
     session: str
-    acquisition: Literal["spikeglx"]
+    acquisition: Literal["spikeglx", "openephys"]
     acquisition_version: str | None
     start_time: str | None
 
 
 class ProbeDocument(Document):
-    """probeNN.json: all that the stages of one probe need to know of the raw data."""
+    """<probe>.json: all that the stages of one probe need to know of the raw data."""
 
     session: Session
     probe: Probe
 
 
-class NidqDocument(Document):
-    """nidq.json: the session's NIDQ stream."""
+class JoinedProbe(Document):
+    """One probe's recordings that are sorted as one, in the order of their sessions; most often just one."""
+
+    recordings: list[ProbeDocument] = Field(min_length=1)
+
+
+class StreamDocument(Document):
+    """<stream>.json (nidq.json, imec0.lf.json, …): one stream of a session."""
 
     session: Session
     stream: Stream
 
 
 class Inventory(Document):
-    """inventory.json: everything INSPECT found in a session's raw folder."""
+    """inventory.json: everything INSPECT found in a session's raw folder.
+
+    nidq: the stream with the session's events, whose clock is the session's. daqs: further DAQ streams
+    (OneBox inputs, a second NI device).
+    """
 
     session: Session
     probes: list[Probe]
     nidq: Stream | None
+    daqs: list[Stream] = []
+    faults: list[Fault]
+
+
+class Findings(Document):
+    """What one acquisition program's folder holds by its headers and file sizes.
+
+    headers: (program version, start time) by probe name, under "" the session's; a probe's must not depend
+    on any other probe's files.
+    """
+
+    acquisition: Literal["spikeglx", "openephys"]
+    headers: dict[str, tuple[str | None, str | None]]
+    probes: list[Probe]
+    nidq: Stream | None
+    daqs: list[Stream]
     faults: list[Fault]
 
 
@@ -186,13 +288,24 @@ class PreprocessedUnit(Document):
     channels: list[Channel]
 
 
+class Part(Document):
+    """A session's share of a preprocessed recording: n_samples from sample start on."""
+
+    subject: str
+    session: str
+    start: int
+    n_samples: int
+
+
 class Preprocess(Document):
     """preprocess.json: what PREPROCESS did to the whole probe.
 
+    parts: the sessions that were joined, in order; their samples make up the whole recording.
     steps: name and parameters of each step in the order applied.
     """
 
     probe: str
+    parts: list[Part]
     labels: list[ChannelLabel]
     steps: list[dict]
     units: list[str]
