@@ -10,7 +10,9 @@ from powerpixels.stage import run_stage, write_versions
 def main(argv):
     """Parse arguments, gather the probe, write `<out>/alf`, `<out>/nwb` and `<out>/summary.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--probe", type=Path, required=True, help="the probe's document (probeNN.json)")
+    parser.add_argument(
+        "--probe", type=Path, required=True, help="the probe's document in the session to export"
+    )
     parser.add_argument("--preprocess", type=Path, required=True, help="preprocess.json")
     parser.add_argument("--sync", type=Path, required=True, help="the probe's clock fit (sync.json)")
     for name, what in (

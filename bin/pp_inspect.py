@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""INSPECT: read a session's headers; write inventory.json, probes.json, probeNN.json, nidq.json."""
+"""INSPECT: look at a session's raw folder; write inventory.json, probes.json, <probe>.json, <stream>.json."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ def main(argv):
     """Parse the arguments and write the documents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", type=Path, required=True, help="folder of the recording, or its parent")
+    parser.add_argument("--raw-name", help="what messages call that folder (default: --raw)")
     parser.add_argument("--subject", required=True)
     parser.add_argument("--session", required=True, help="YYYY-MM-DD or YYYY-MM-DD_NNN")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the documents into")
@@ -20,9 +21,11 @@ def main(argv):
 
     from powerpixels import inventory
 
-    inspected = inventory.inspect_documents(arguments.raw, arguments.subject, arguments.session)
+    inspected = inventory.inspect_documents(
+        arguments.raw, arguments.subject, arguments.session, raw_name=arguments.raw_name
+    )
     found = inspected.inventory
-    if any(fault.code == "NO_SPIKEGLX_FILES" for fault in found.faults):
+    if any(fault.code == "NO_RECORDING" for fault in found.faults):
         raise DataError(inventory.blocking_message(found.faults, None))
     for line in inventory.describe(found).splitlines():
         logging.getLogger("powerpixels").info("%s", line)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""PREPROCESS: one probe's raw AP file to one int16 binary per sorting unit."""
+"""PREPROCESS: one probe's raw AP files to one int16 binary per sorting unit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _radii(text: str) -> tuple[float, float]:
 def main(argv: Sequence[str]) -> None:
     """Parse the arguments and preprocess."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--probe", type=Path, required=True, help="the probe's document (JSON)")
-    parser.add_argument("--raw-dir", type=Path, required=True, help="folder with the probe's raw files")
+    parser.add_argument("--probe", type=Path, required=True, help="the probe's recordings (JSON)")
+    parser.add_argument("--raw-dir", type=Path, required=True, help="folder with their raw files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--reference", choices=("local", "global", "destripe", "none"), default="local")
     parser.add_argument("--highpass-hz", type=float, default=300.0)
@@ -34,11 +34,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     arguments = parser.parse_args(argv)
 
-    from powerpixels.documents import ProbeDocument
+    from powerpixels.documents import JoinedProbe
     from powerpixels.preprocess import Settings, preprocess_probe
 
     preprocess_probe(
-        ProbeDocument.load(arguments.probe),
+        JoinedProbe.load(arguments.probe),
         arguments.raw_dir,
         arguments.out,
         Settings(

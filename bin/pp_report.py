@@ -1,33 +1,36 @@
 #!/usr/bin/env python3
-"""REPORT: one table of all probes of the run, done and failed."""
+"""REPORT: one table of all probes of the run, done and failed, and a page that explains it."""
 
 import argparse
-import json
 from pathlib import Path
 
-from powerpixels.stage import run_stage, write_versions
+from powerpixels.stage import read_json, run_stage, write_versions
 
 
 def main(argv):
-    """Parse arguments, write `<out>/summary.csv` and `<out>/summary.json`, print the table."""
+    """Parse arguments, write summary.csv, summary.json and report.html into `<out>`, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--summaries", type=Path, nargs="*", default=[], help="summary.json of each exported probe"
+    )
+    parser.add_argument(
+        "--inventories", type=Path, nargs="*", default=[], help="inventory.json of each session"
     )
     parser.add_argument("--failures", type=Path, required=True, help="JSON list of what failed")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
 
-    from powerpixels import summary
-    from powerpixels.documents import ProbeSummary
+    from powerpixels import report, summary
+    from powerpixels.documents import Inventory, ProbeSummary
 
+    inventories = [Inventory.load(path) for path in args.inventories]
     rows = summary.table(
-        [ProbeSummary.load(path) for path in args.summaries],
-        json.loads(args.failures.read_text(encoding="utf-8")),
+        [ProbeSummary.load(path) for path in args.summaries], read_json(args.failures), inventories
     )
     args.out.mkdir(parents=True, exist_ok=True)
     summary.write_csv(rows, args.out / "summary.csv")
     summary.write_json(rows, args.out / "summary.json")
+    (args.out / "report.html").write_text(report.page(rows, inventories), encoding="utf-8")
     print(summary.as_text(rows))
     write_versions(Path("versions.json"), "pydantic")
 

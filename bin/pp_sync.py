@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fit one probe's clock to the session's reference clock."""
+"""Fit the clock of a probe, or of a further DAQ stream, to the session's reference clock."""
 
 import argparse
 from pathlib import Path
@@ -10,35 +10,44 @@ from powerpixels.stage import run_stage, write_versions
 def main(argv):
     """Parse the arguments, write sync.json, <stream>.sync.npy and versions.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--probe", type=Path, required=True, help="the probe's document (probe00.json)")
-    parser.add_argument("--probe-edges", type=Path, required=True, help="edges of the probe's AP stream")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--probe", type=Path, help="the probe's document (probe00.json)")
+    source.add_argument("--stream", type=Path, help="the DAQ stream's document (obx0.json)")
+    parser.add_argument(
+        "--probe-edges", type=Path, required=True, help="edges of the probe's AP stream or of the DAQ stream"
+    )
     parser.add_argument(
         "--reference-edges",
         type=Path,
         required=True,
-        help="edges of the reference stream; the probe's own where it is the reference",
+        help="edges of the reference stream; the same as --probe-edges where it is the reference itself",
     )
     parser.add_argument(
-        "--wiring", type=Path, required=True, help="wiring file, read for the sync line of a NIDQ reference"
+        "--wiring", type=Path, required=True, help="wiring file, read for the reference's sync line"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
 
     import numpy as np
     from powerpixels import clock
-    from powerpixels.documents import ProbeDocument
-    from powerpixels.edges import SYNC_LINE, Edges
+    from powerpixels.documents import ProbeDocument, StreamDocument
+    from powerpixels.edges import Edges
     from powerpixels.wiring import load_wiring
 
-    probe = ProbeDocument.load(args.probe).probe
-    edges, reference = Edges.load(args.probe_edges), Edges.load(args.reference_edges)
-    clock.check_probe(edges, probe)
-    if reference.stream == edges.stream:
-        fit, pairs = clock.identity_fit(edges, probe.name), clock.own_pairs(edges)
+    if args.probe:
+        probe = ProbeDocument.load(args.probe).probe
+        name, stream = probe.name, probe.ap
     else:
-        line = load_wiring(args.wiring).sync if reference.stream == "nidq" else SYNC_LINE
-        fit = clock.fit_clock(edges, reference, probe=probe.name, reference_line=line)
-        pairs = clock.matched_pairs(fit, edges, reference, line)
+        stream = StreamDocument.load(args.stream).stream
+        name = stream.name
+    edges, reference = Edges.load(args.probe_edges), Edges.load(args.reference_edges)
+    clock.check_edges(edges, stream)
+    if reference.stream == edges.stream:
+        fit, pairs = clock.identity_fit(edges, name), clock.own_pairs(edges)
+    else:
+        own, other = clock.sync_lines(edges, reference, load_wiring(args.wiring).sync)
+        fit = clock.fit_clock(edges, reference, probe=name, line=own, reference_line=other)
+        pairs = clock.matched_pairs(fit, edges, reference, line=own, reference_line=other)
     args.out.mkdir(parents=True, exist_ok=True)
     fit.save(args.out / "sync.json")
     np.save(args.out / f"{edges.stream}.sync.npy", pairs)

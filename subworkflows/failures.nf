@@ -2,7 +2,7 @@
 
 // Failed tasks that no later attempt made good: a list of
 // [subject, session, probe ('' for a whole session), shank, stage, exit, reason, log], sorted.
-// A task's tag is subject/session[/probe[/shank]].
+// A task's tag is subject/session[/probe[/shank or stream]].
 def failedTasks() {
     def trace = file(nextflow.Global.session.config.trace.file)
     if (!trace.exists()) {
@@ -61,18 +61,29 @@ def failureLine(failure) {
     return "${what}: ${failure.stage}: ${failure.reason}\n      log: ${failure.log}".toString()
 }
 
-// The failures, with one for each missing result. `missing` is a list of [subject, session, probe].
+// The failures, with one for each missing result. `missing` is a list of [subject, session, probe, joined]: joined is
+// the name under which the session's probes are sorted, its own where they are sorted alone.
 def explainedFailures(missing) {
     def failures = missing ? settledFailures(missing, 50) : failedTasks()
     // A probe can lack what is the whole session's (its reference clock): that failure stands under another name.
     def indirect = missing
-        .findAll { lost -> !failures.any { failure -> [failure.subject, failure.session, failure.probe] == lost } }
+        .findAll { lost -> !failures.any { failure -> [failure.subject, failure.session, failure.probe] == lost[0..2] } }
         .collect { lost ->
-            def cause = failures.find { failure -> [failure.subject, failure.session] == lost[0..1] }
-            def reason = cause ? "it needs what failed in ${cause.probe ?: 'the session'}: ${cause.reason}".toString() : 'no result and no failed task: see .nextflow.log'
+            def cause = failures.find { failure -> explains(failure, lost) }
+            def reason = cause ? "it needs what failed in ${placeOf(cause, lost)}: ${cause.reason}".toString() : 'no result and no failed task: see .nextflow.log'
             [subject: lost[0], session: lost[1], probe: lost[2], shank: '', stage: cause?.stage ?: '', exit: cause?.exit ?: '', reason: reason, log: cause?.log ?: '']
         }
     return failures + indirect
+}
+
+// Whether a failure is of the session that lacks a result, or of the recordings that it was joined with.
+def explains(failure, lost) {
+    return [failure.subject, failure.session] == lost[0..1] || [failure.subject, failure.session, failure.probe] == [lost[0], lost[3], lost[2]]
+}
+
+def placeOf(failure, lost) {
+    def session = failure.session == lost[1] ? '' : failure.session
+    return [session, failure.probe].findAll { part -> part }.join('/') ?: 'the session'
 }
 
 // The failed tasks when the trace has a line for each session that misses something, which can be a moment after
@@ -80,6 +91,6 @@ def explainedFailures(missing) {
 def settledFailures(missing, tries) {
     sleep(200)
     def failures = failedTasks()
-    def settled = missing.every { lost -> failures.any { failure -> [failure.subject, failure.session] == lost[0..1] } }
+    def settled = missing.every { lost -> failures.any { failure -> explains(failure, lost) } }
     return settled && tries < 46 || tries == 0 ? failures : settledFailures(missing, tries - 1)
 }

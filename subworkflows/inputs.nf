@@ -84,8 +84,9 @@ def distance(a, b) {
     return last.last()
 }
 
-// The samplesheet's sessions: a list of [meta, raw folder, wanted probes (empty: all), fingerprint].
-// meta has subject and session (YYYY-MM-DD_NNN); the schema is assets/schema_input.json.
+// The samplesheet's sessions: a list of [meta, raw folder, wanted probes (empty: all), fingerprint, joined].
+// meta has subject and session (YYYY-MM-DD_NNN); the schema is assets/schema_input.json. joined has the session under
+// whose name its probes are sorted (its own, or concatenated_NAME) and how many sessions are.
 def readSamplesheet(sheet_path, schema_file) {
     def sheet = file(sheet_path)
     def schema = new groovy.json.JsonSlurper().parse(schema_file).items
@@ -131,7 +132,10 @@ def readSamplesheet(sheet_path, schema_file) {
     if (faults) {
         sheetError(sheet, faults)
     }
-    return sound.collect { row -> [row.meta, row.raw, row.probes, fingerprint(row.raw)] }
+    return sound.collect { row ->
+        def size = row.concatenate ? sound.count { other -> other.meta.subject == row.meta.subject && other.concatenate == row.concatenate } : 1
+        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size]]
+    }
 }
 
 def sheetError(sheet, faults) {
@@ -147,7 +151,7 @@ def splitRow(line) {
     }
 }
 
-// One row: [number (of its line), faults, meta, raw, probes].
+// One row: [number (of its line), faults, meta, raw, probes, concatenate].
 def readRow(line, number, header, schema, folder) {
     def fields = splitRow(line)
     if (fields.size() != header.size()) {
@@ -184,7 +188,7 @@ def readRow(line, number, header, schema, folder) {
     }
     def meta = [subject: values.subject, session: session]
     def wanted = (values.probes ?: '').tokenize(' ;')
-    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted]
+    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted, concatenate: values.concatenate ?: '']
 }
 
 def isDate(text) {
@@ -203,14 +207,26 @@ def filesBelow(folder) {
     return found.findAll { entry -> entry.isFile() }.sort { entry -> entry.toString() }
 }
 
-// YYYY-MM-DD of the earliest SpikeGLX stream below the folder, null where there is none.
+// YYYY-MM-DD of the earliest stream below the folder, null where there is none.
 def recordingDate(raw) {
-    def dates = filesBelow(raw)
-        .findAll { entry -> entry.name.endsWith('.meta') }
-        .collect { entry -> entry.getText('ISO-8859-1').readLines().find { line -> line.startsWith('fileCreateTime=') } }
-        .findAll { line -> line =~ '^fileCreateTime=\\d{4}-\\d{2}-\\d{2}' }
-        .collect { line -> line.split('=')[1][0..9] }
+    def dates = filesBelow(raw).collect { entry -> headerDate(entry) }.findAll { date -> date }
     return dates ? dates.min() : null
+}
+
+// YYYY-MM-DD that a SpikeGLX header or an Open Ephys settings file states, null for any other file.
+def headerDate(entry) {
+    if (entry.name.endsWith('.meta')) {
+        def lines = entry.getText('ISO-8859-1').readLines()
+        // CatGT keeps the recording's own time under another key.
+        def stated = ['fileCreateTime_original=', 'fileCreateTime='].findResult { key -> lines.find { line -> line.startsWith(key) } }
+        def day = stated ? stated.split('=', 2)[1] : ''
+        return day =~ '^\\d{4}-\\d{2}-\\d{2}' ? day[0..9] : null
+    }
+    if (entry.name ==~ 'settings(_\\d+)?[.]xml') {
+        def stated = entry.getText('UTF-8') =~ '<DATE>\\s*(\\d{1,2} \\w{3} \\d{4}) '
+        return stated ? java.time.LocalDate.parse(stated[0][1], java.time.format.DateTimeFormatter.ofPattern('d MMM yyyy', java.util.Locale.ENGLISH)).toString() : null
+    }
+    return null
 }
 
 // Changes when a file below the folder is added, removed or rewritten. A folder's own date does not.

@@ -5,6 +5,7 @@ include { REFUSE              } from '../modules/refuse'
 include { EDGES               } from '../modules/edges'
 include { SYNC                } from '../modules/sync'
 include { EVENTS              } from '../modules/events'
+include { COMPRESS            } from '../modules/compress'
 include { PREPROCESS          } from '../modules/preprocess'
 include { SORT                } from '../modules/sort'
 include { ANALYZE             } from '../modules/analyze'
@@ -12,60 +13,94 @@ include { LABEL               } from '../modules/label'
 include { EXPORT              } from '../modules/export'
 include { REPORT              } from '../modules/report'
 
-// The way of the data: sessions → probes → sorting units, and back to probes.
+// The way of the data: sessions → probes → sorting units, and back to probes. A probe's recordings of sessions that
+// are to be sorted as one are joined at PREPROCESS and parted again at EXPORT; most often there is just one.
 workflow NEUROPIXELS {
     take:
-    sessions // channel: [ val(meta), path(raw), val(probes wanted), val(fingerprint) ]
+    sessions // channel: [ val(meta), path(raw), val(probes wanted), val(fingerprint), val(joined: [session, size]) ]
     opts     // map: the parameters as the schema types them
 
     main:
     def wiring = file(opts.wiring ?: "${projectDir}/assets/wiring.json")
 
-    INSPECT(sessions.map { meta, raw, _wanted, print -> [meta, raw, print] }, codeDigest('pp_inspect.py'))
+    INSPECT(sessions.map { meta, raw, _wanted, print, _joined -> [meta, raw, print] }, codeDigest('pp_inspect.py'))
 
     found = sessions
-        .map { meta, raw, wanted, _print -> [meta, raw, wanted] }
+        .map { meta, raw, wanted, _print, joined -> [meta, raw, wanted, joined] }
         .join(INSPECT.out.inspect)
-        .map { meta, raw, wanted, documents -> [meta, readInspection(meta, raw, wanted, documents)] }
-    probes = found.flatMap { _meta, seen -> seen.probes }             // [ val(meta), val(document), files, val(is reference) ]
-    nidqs = found.flatMap { _meta, seen -> seen.nidq }                // [ val(meta), val(document), files ]
-    REFUSE(found.flatMap { _meta, seen -> seen.refused })
+        .map { meta, raw, wanted, joined, documents -> [meta, joined, readInspection(meta, raw, wanted, documents)] }
+    probes = found.flatMap { _meta, _joined, seen -> seen.probes } // [ val(meta), val(document), files, val(is reference) ]
+    daqs = found.flatMap { _meta, _joined, seen -> seen.daqs }     // the same for NIDQ and OneBox streams
+    REFUSE(found.flatMap { _meta, _joined, seen -> seen.refused })
+
+    // Copies of the raw streams, beside everything else.
+    COMPRESS(
+        found.flatMap { _meta, _joined, seen -> opts.compress == 'none' ? [] : seen.streams },
+        opts.subMap(['compress']),
+        codeDigest('pp_compress.py')
+    )
 
     // Clocks. Each stream's edges are found on their own, so that a changed file costs its own stream only.
+    streams = probes
+        .map { meta, document, files, is_reference -> [meta, 'probe', document, files, is_reference] }
+        .mix(daqs.map { meta, document, files, is_reference -> [meta, 'stream', document, files, is_reference] })
     EDGES(
-        probes
-            .map { meta, document, files, is_reference -> [meta, 'probe', document, files, is_reference] }
-            .mix(nidqs.map { meta, document, files -> [meta, 'nidq', document, files, true] }),
+        streams.map { meta, kind, document, files, _is_reference -> [meta, kind, document, files] },
         codeDigest('pp_edges.py')
     )
-    reference_edges = EDGES.out.edges
-        .filter { _meta, _edges, is_reference -> is_reference }
-        .map { meta, edges, _is_reference -> [sessionOf(meta), edges] }
-    probe_edges = EDGES.out.edges
-        .filter { meta, _edges, _is_reference -> meta.probe }
-        .map { meta, edges, _is_reference -> [meta, edges] }
+    reference_edges = streams
+        .filter { _meta, _kind, _document, _files, is_reference -> is_reference }
+        .map { meta, _kind, _document, _files, _is_reference -> [meta] }
+        .join(EDGES.out.edges)
+        .map { meta, edges -> [sessionOf(meta), edges] }
     SYNC(
-        probes
-            .map { meta, document, _files, _is_reference -> [meta, document] }
-            .join(probe_edges)
-            .map { meta, document, edges -> [sessionOf(meta), meta, document, edges] }
+        streams
+            // A DAQ stream that is the reference needs no fit; a probe that is has one of its own.
+            .filter { _meta, kind, _document, _files, is_reference -> kind == 'probe' || !is_reference }
+            .map { meta, kind, document, _files, _is_reference -> [meta, kind, document] }
+            .join(EDGES.out.edges)
+            .map { meta, kind, document, edges -> [sessionOf(meta), meta, kind, document, edges] }
             .combine(reference_edges, by: 0)
-            .map { _session, meta, document, edges, reference -> [meta, document, edges, reference] },
+            .map { _session, meta, kind, document, edges, reference -> [meta, kind, document, edges, reference] },
         wiring,
         codeDigest('pp_sync.py')
     )
     EVENTS(
-        nidqs.join(EDGES.out.edges.map { meta, edges, _is_reference -> [meta, edges] }),
+        daqs
+            .filter { _meta, _document, _files, is_reference -> is_reference }
+            .map { meta, document, files, _is_reference -> [meta, document, files] }
+            .join(EDGES.out.edges)
+            .map { meta, document, files, edges -> [meta, document, files, edges, []] }
+            .mix(
+                daqs
+                    .filter { _meta, _document, _files, is_reference -> !is_reference }
+                    .map { meta, document, files, _is_reference -> [meta, document, files] }
+                    .join(EDGES.out.edges)
+                    .join(SYNC.out.sync)
+            ),
         wiring,
         codeDigest('pp_events.py')
     )
 
-    // Traces to units, one task for each sorting unit from SORT on.
+    // Which recordings are sorted as one. Nothing is sorted whose clock can't be had.
+    joined_of = found
+        .map { meta, joined, seen -> [groupKey([meta.subject, joined.session], joined.size), seen.probes.collect { probe -> probe[0] }] }
+        // Where a session's INSPECT failed its group is never full: it goes on at the end, without it.
+        .groupTuple(remainder: true)
+        .flatMap { key, metas -> joinedProbes(key.getGroupTarget()[1], metas.collectMany { own -> own }) } // [ val(meta), groupKey(joined meta) ]
     PREPROCESS(
-        probes.map { meta, document, files, _is_reference -> [meta, document, files] },
+        probes
+            .map { meta, document, files, _is_reference -> [meta, document, files] }
+            .join(joined_of)
+            .join(SYNC.out.sync)
+            .map { meta, document, files, joined, _sync -> [joined, [meta.session, document, files]] }
+            .groupTuple(remainder: true)
+            .map { key, recordings -> [key.getGroupTarget()] + joinedRecordings(recordings) },
         opts.subMap(['reference', 'local_radius_um', 'highpass_hz', 'sort_by', 'seed']),
         codeDigest('pp_preprocess.py')
     )
+
+    // Traces to units, one task for each sorting unit from SORT on.
     units = PREPROCESS.out.preprocessed.flatMap { meta, _record, folders -> sortingUnits(meta, folders) } // [ val(meta), path(folder) ]
     SORT(
         units,
@@ -80,7 +115,7 @@ workflow NEUROPIXELS {
         codeDigest('pp_label.py')
     )
 
-    // Gather: a probe goes on the moment its own last sorting unit is labelled.
+    // Gather: a probe goes on the moment its own last sorting unit is labelled, once for each of its sessions.
     gathered = SORT.out.sorting
         .join(ANALYZE.out.analysis)
         .join(LABEL.out.labels)
@@ -94,40 +129,45 @@ workflow NEUROPIXELS {
     EXPORT(
         probes
             .map { meta, document, _files, _is_reference -> [meta, document] }
-            .join(PREPROCESS.out.preprocessed.map { meta, record, _folders -> [meta, record] })
             .join(SYNC.out.sync)
-            .join(gathered),
+            .join(joined_of)
+            .map { meta, document, sync, joined -> [joined.getGroupTarget(), meta, document, sync] }
+            .combine(PREPROCESS.out.preprocessed.map { meta, record, _folders -> [meta, record] }.join(gathered), by: 0)
+            .map { parts -> [parts[1], parts[2], parts[4], parts[3]] + parts.drop(5) },
         codeDigest('pp_export.py')
     )
 
     // The run's table, when nothing is left to do: what was exported, and what failed instead.
-    exported = EXPORT.out.summary.map { meta, summary -> [idOf(meta), summary] }
     expected = sessions
-        .map { meta, _raw, _wanted, _print -> [meta] }
-        .join(found, remainder: true)
-        .flatMap { meta, seen -> seen ? (seen.probes + seen.nidq + seen.refused).collect { part -> idOf(part[0]) } : [idOf(meta)] }
+        .map { meta, _raw, _wanted, _print, joined -> [meta, joined] }
+        .join(found.map { meta, _joined, seen -> [meta, seen] }, remainder: true)
+        .flatMap { meta, joined, seen -> seen ? expectedOf(seen, opts.compress != 'none').collect { id -> [id, joined.session] } : [[idOf(meta), joined.session]] }
     failures = expected
-        .map { id -> [true, id] }
+        .map { id, joined -> [true, id, joined] }
         .mix(
-            exported.map { id, _summary -> [false, id] },
-            EVENTS.out.done.map { meta -> [false, idOf(meta)] },
-            REFUSE.out.never.map { meta -> [false, idOf(meta)] }
+            EXPORT.out.summary.map { meta, _summary -> [false, idOf(meta), ''] },
+            EVENTS.out.done.map { meta -> [false, idOf(meta), ''] },
+            COMPRESS.out.done.map { meta -> [false, idOf(meta), ''] },
+            REFUSE.out.never.map { meta -> [false, idOf(meta), ''] }
         )
         .toList()
         .map { outcomes ->
-            def wanted = outcomes.findAll { outcome -> outcome[0] }.collect { outcome -> outcome[1] }
             def got = outcomes.findAll { outcome -> !outcome[0] }.collect { outcome -> outcome[1] }
-            groovy.json.JsonOutput.toJson(explainedFailures(wanted - got))
+            def missing = outcomes.findAll { outcome -> outcome[0] && !(outcome[1] in got) }
+            groovy.json.JsonOutput.toJson(explainedFailures(missing.collect { _wanted, id, joined -> [id[0], id[1], id[2], joined] }))
         }
     REPORT(
-        exported.map { _id, summary -> summary }.toSortedList { summary -> summary.text },
+        EXPORT.out.summary.map { _meta, summary -> summary }.toSortedList { summary -> summary.text },
+        INSPECT.out.inspect
+            .map { _meta, documents -> documents.find { document -> document.name == 'inventory.json' } }
+            .toSortedList { inventory -> inventory.text },
         failures,
         codeDigest('pp_report.py')
     )
 
     versions = INSPECT.out.versions.mix(
-        EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, PREPROCESS.out.versions, SORT.out.versions,
-        ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
+        EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, COMPRESS.out.versions, PREPROCESS.out.versions,
+        SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
     )
 
     emit:
@@ -141,7 +181,7 @@ def readInspection(meta, raw, wanted, documents) {
     def seen = new groovy.json.JsonSlurper().parse(document['probes.json'])
     // Where there are probes each says for itself why it can't be used.
     if (seen.session_blocked && !seen.probes) {
-        return [probes: [], nidq: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
+        return [probes: [], daqs: [], streams: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
     }
     def names = seen.probes.collect { probe -> probe.probe.toString() }
     def absent = wanted
@@ -156,19 +196,54 @@ def readInspection(meta, raw, wanted, documents) {
             oneLine(document["${probe.probe}.json".toString()]),
             probe.files.collect { name -> raw.resolve(name) },
             // Without a NIDQ the first probe's clock is the session's.
-            !seen.nidq && index == 0,
+            !seen.reference && index == 0,
         ]
     }
-    def nidq = seen.nidq && sound
-        ? [[meta + [probe: ''], oneLine(document['nidq.json']), seen.nidq.collect { name -> raw.resolve(name) }]]
+    def daqs = sound
+        ? seen.daqs.collect { daq ->
+            def is_reference = daq.stream == seen.reference
+            [
+                // The reference's events are the session's own.
+                meta + [probe: is_reference ? '' : daq.stream.toString()],
+                oneLine(document["${daq.stream}.json".toString()]),
+                daq.files.collect { name -> raw.resolve(name) },
+                is_reference,
+            ]
+        }
         : []
-    return [probes: probes, nidq: nidq, refused: absent + blocked]
+    def usable = sound.collect { probe -> probe.probe } + ['']
+    def streams = seen.streams
+        .findAll { stream -> sound && stream.probe in usable }
+        .collect { stream ->
+            [
+                meta + [probe: stream.probe.toString(), stream: stream.stream.toString()],
+                oneLine(document["${stream.stream}.json".toString()]),
+                stream.files.collect { name -> raw.resolve(name) },
+            ]
+        }
+    return [probes: probes, daqs: daqs, streams: streams, refused: absent + blocked]
 }
 
 // A JSON document on one line: its text, not its file, enters the tasks, so that a probe whose document
 // did not change stays cached when INSPECT ran again.
 def oneLine(document) {
     return document.readLines().collect { line -> line.trim() }.join(' ')
+}
+
+// For each probe of a group of sessions [meta, key of what it is joined into]; the key knows how many join.
+def joinedProbes(session, metas) {
+    return metas.collect { meta ->
+        def joining = metas.count { other -> other.probe == meta.probe }
+        // A group of one is sorted under its own name.
+        def name = joining == 1 ? meta.session : session
+        [meta, groupKey([subject: meta.subject, session: name, probe: meta.probe], joining)]
+    }
+}
+
+// [document, files] of recordings [session, document, files] that are sorted as one, in the sessions' order.
+def joinedRecordings(recordings) {
+    def sorted = recordings.toSorted { recording -> recording[0] }
+    return ["{\"recordings\": [${sorted.collect { recording -> recording[1] }.join(', ')}]}".toString(), sorted.collectMany { recording -> recording[2] }]
 }
 
 def sortingUnits(meta, folders) {
@@ -184,6 +259,12 @@ def probeOf(meta) {
     return meta.subMap(['subject', 'session', 'probe'])
 }
 
+// What the run owes for a part of a session: its probes' results, its events, its compressed streams.
+def expectedOf(seen, compress) {
+    def streams = compress ? seen.streams : []
+    return (seen.probes + seen.daqs + seen.refused + streams).collect { part -> idOf(part[0]) }
+}
+
 def idOf(meta) {
-    return [meta.subject, meta.session, meta.probe ?: '']
+    return [meta.subject, meta.session, meta.probe ?: meta.stream ?: '', meta.stream ?: '']
 }

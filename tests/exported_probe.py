@@ -20,6 +20,8 @@ from powerpixels.documents import (
     Channel,
     ChannelLabel,
     ClockFit,
+    Part,
+    Piece,
     Preprocess,
     PreprocessedUnit,
     Probe,
@@ -107,6 +109,29 @@ def built(sorted_shanks: tuple[int, ...] = (0, 2)) -> Sorted:
     return build(Path(_FOLDERS.name) / "_".join(["probe", *map(str, sorted_shanks)]), sorted_shanks)
 
 
+def session_of(
+    made: Sorted, session: str, *pieces: tuple[int, int], sampling_rate_hz: float = RATE
+) -> ProbeDocument:
+    """The probe's document in a session of other length: pieces are (n_samples, first_sample) of its files."""
+    described = [
+        Piece(path=f"{session}_{k}.bin", first_row=0, n_samples=n_samples, first_sample=first_sample)
+        for k, (n_samples, first_sample) in enumerate(pieces)
+    ]
+    stream = made.document.probe.ap.model_copy(
+        update={
+            "files": [RawFile(path=piece.path, role="data", size_bytes=0) for piece in described],
+            "pieces": described,
+            "n_samples": sum(piece.n_samples for piece in described),
+            "first_sample": described[0].first_sample,
+            "sampling_rate_hz": sampling_rate_hz,
+        }
+    )
+    return ProbeDocument(
+        session=made.document.session.model_copy(update={"session": session}),
+        probe=made.document.probe.model_copy(update={"ap": stream}),
+    )
+
+
 def channel(shank: int, contact: int) -> Channel:
     """The channel of a contact: raw columns run across the shanks, as on the real probes."""
     return Channel(
@@ -153,12 +178,14 @@ def build(folder: Path, sorted_shanks: tuple[int, ...] = (0, 2)) -> Sorted:
                 n_columns=37,
                 n_samples=N_SAMPLES,
                 first_sample=0,
+                pieces=[Piece(path="a.ap.bin", first_row=0, n_samples=N_SAMPLES, first_sample=0)],
                 channels=channels,
             ),
         ),
     )
     preprocess = Preprocess(
         probe="probe00",
+        parts=[Part(subject="mouse01", session="2026-03-01_001", start=0, n_samples=N_SAMPLES)],
         labels=[
             ChannelLabel(
                 raw_column=c.raw_column, contact_id=c.contact_id, shank=c.shank, label=labels[c.raw_column]

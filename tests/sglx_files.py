@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 
 def imro_np1(ap_gains: list[int], lf_gains: list[int]) -> str:
     """imroTbl value of a 1.0 probe, bank 0, with a gain for each of its channels."""
@@ -87,6 +89,29 @@ def nidq_header(run: str = "run_g0_t0", **keys: str) -> dict:
     }
 
 
+def obx_header(run: str = "run_g0_t0", **keys: str) -> dict:
+    """Header of a OneBox's own stream: two analog inputs, the digital word, the sync word."""
+    return {
+        "acqXaDwSy": "2,1,1",
+        "appVersion": "20230411",
+        "fileCreateTime": "2026-03-01T10:35:09",
+        "fileName": f"D:/data/run_g0/{run}.obx0.obx.bin",
+        "firstSample": "1000",
+        "imDatBsc_sn": "42",
+        "imDatObx_slot": "21",
+        "nSavedChans": "4",
+        "obAiRangeMax": "5",
+        "obAiRangeMin": "-5",
+        "obMaxInt": "32768",
+        "obSampRate": "30303",
+        "snsSaveChanSubset": "all",
+        "snsXaDwSy": "2,1,1",
+        "syncSourceIdx": "3",
+        "typeThis": "obx",
+        **keys,
+    }
+
+
 def write_header(path: Path, header: dict) -> Path:
     """Write a .meta file with Windows line ends; keys whose value is None are left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,11 +120,25 @@ def write_header(path: Path, header: dict) -> Path:
     return path
 
 
-def write_recording(path: Path, header: dict, seconds: float = 2.0) -> Path:
-    """Write a header and a (sparse) data file that fits it; returns the header's path."""
-    rate = float(header.get("imSampRate") or header["niSampRate"])
-    size = int(rate * seconds) * 2 * int(header["nSavedChans"])
+def sampling_rate(header: dict) -> float:
+    """Samples per second of the stream that a header describes."""
+    return float(header.get("imSampRate") or header.get("niSampRate") or header["obSampRate"])
+
+
+def write_recording(
+    path: Path, header: dict, seconds: float = 2.0, samples: np.ndarray | None = None
+) -> Path:
+    """Write a header and a data file that fits it; returns the header's path.
+
+    samples: int16 (n, nSavedChans); without them the file is zeros (sparse), ``seconds`` long.
+    """
+    n_columns = int(header["nSavedChans"])
+    n_samples = int(sampling_rate(header) * seconds) if samples is None else len(samples)
+    size = n_samples * 2 * n_columns
     write_header(path, {"fileSizeBytes": str(size), **header})
     with path.with_suffix(".bin").open("wb") as data:
-        data.truncate(size)
+        if samples is None:
+            data.truncate(size)
+        else:
+            samples.astype("<i2").tofile(data)
     return path

@@ -10,10 +10,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import spikeinterface as si
-from exported_probe import BAD, CLOCK, LABELS, RATE, UNIT_IDS, built
+from exported_probe import BAD, CLOCK, LABELS, N_SAMPLES, RATE, UNIT_IDS, built, session_of
 from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import alf
+from powerpixels.documents import Part
 from powerpixels.export import gather
 
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
@@ -201,6 +202,52 @@ def test_a_probe_without_units_loads_too(tmp_path):
         for name in ("spikes", "clusters", "channels")
     }
     assert sizes == {"spikes": {0}, "clusters": {0}, "channels": {0}}
+
+
+def test_gaps_lead_from_samples_to_times(made, tmp_path):
+    """By what is published alone: samples, the gaps' samples and missing, the clock's knots."""
+    pieces = ((50_000, 10), (60_000, 10 + 50_000 + 45_000), (40_000, 10 + 155_000 + 301))
+    document = session_of(made, "2026-03-01_001", *pieces)
+    alf.write_alf(gather(document, made.preprocess, CLOCK, made.units), tmp_path)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) == 24
+    assert [name for name in names if not spec.is_valid(name)] == []
+    gaps = load_object(tmp_path, "gaps")
+    assert {name: gaps[name].dtype.str for name in gaps} == {
+        "intervals": "<f8",
+        "samples": "<i8",
+        "missing": "<i8",
+    }
+    assert gaps["samples"].tolist() == [50_000, 110_000]
+    assert gaps["missing"].tolist() == [45_000, 301]
+    spikes = load_object(tmp_path, "spikes")
+    before = gaps["samples"][None] <= spikes["samples"][:, None]
+    acquired = spikes["samples"] + before @ gaps["missing"]
+    clock = json.loads((tmp_path / "_powerpixels_clock.fit.json").read_text())
+    assert "_powerpixels_gaps.missing" in clock["description"]
+    (t0, ref0), (t1, ref1) = clock["knots"]
+    t = acquired / clock["sampling_rate_hz"]
+    assert spikes["times"] == pytest.approx(ref0 + (t - t0) * (ref1 - ref0) / (t1 - t0), abs=1e-9)
+    # no spike in a gap
+    for start, stop in gaps["intervals"]:
+        assert not np.any((spikes["times"] >= start) & (spikes["times"] < stop))
+    assert np.diff(gaps["intervals"], axis=1)[:, 0] == pytest.approx(
+        np.array([45_000, 301]) / RATE * CLOCK.slope, abs=1e-9
+    )
+
+
+def test_a_joined_session_without_spikes_loads_too(made, tmp_path):
+    parts = [
+        Part(subject="mouse01", session=name, start=start, n_samples=n)
+        for name, start, n in (("2026-03-01_001", 0, N_SAMPLES - 1), ("2026-03-02", N_SAMPLES - 1, 1))
+    ]
+    preprocess = made.preprocess.model_copy(update={"parts": parts})
+    alf.write_alf(gather(session_of(made, "2026-03-02", (1, 0)), preprocess, CLOCK, made.units), tmp_path)
+    assert {len(values) for values in load_object(tmp_path, "spikes").values()} == {0}
+    clusters = load_object(tmp_path, "clusters")
+    assert clusters.check_dimensions == 0
+    assert np.isnan(clusters["amps"]).all()
+    assert clusters["metrics"]["session_spikes"].tolist() == [0] * 5
 
 
 def test_unknown_label_is_refused(made, tmp_path):

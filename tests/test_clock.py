@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from powerpixels import clock
-from powerpixels.documents import ClockFit, Probe, ProbeDocument, RawFile, Session, Stream
-from powerpixels.edges import Edges
+from powerpixels.documents import (
+    ClockFit,
+    Piece,
+    Probe,
+    ProbeDocument,
+    RawFile,
+    Session,
+    Stream,
+    StreamDocument,
+    TtlLine,
+)
+from powerpixels.edges import Edges, extract_edges
 from powerpixels.stage import DataError
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
@@ -63,6 +74,7 @@ class Recorder:
             sample=sample[inside],
             line=np.zeros(inside.sum(), np.int16),
             polarity=np.where(rising[inside], 1, -1).astype(np.int8),
+            sync="sync" if self.line == "sync" else None,
         )
 
 
@@ -249,7 +261,7 @@ def test_fit_equals_least_squares_on_the_true_pairs(session):
     assert fit.rms_us == pytest.approx(1e6 * np.std(y - slope * x - offset), rel=1e-6)
     assert (fit.first_edge_s, fit.last_edge_s) == pytest.approx((x[0], x[-1]), abs=1e-9)
     assert largest_error(fit, probe, reference) < 10e-6
-    pairs = clock.matched_pairs(fit, edges, ref, "P0.0")
+    pairs = clock.matched_pairs(fit, edges, ref, reference_line="P0.0")
     np.testing.assert_allclose(pairs, np.column_stack([x + 0.5 / 30000.0, y + 0.5 / 30003.0003]), atol=1e-9)
 
 
@@ -287,7 +299,7 @@ def test_edges_that_bounce_for_a_sample_are_matched_once(session):
         edges, sample=sample[order], polarity=polarity[order], line=np.zeros(len(sample), np.int16)
     )
     fit = fit_clock(bouncing, ref)
-    pairs = clock.matched_pairs(fit, bouncing, ref, "P0.0")
+    pairs = clock.matched_pairs(fit, bouncing, ref, reference_line="P0.0")
     assert len(pairs) == fit.n_edges <= len(ref.sample)
     assert (np.diff(pairs, axis=0) > 0.4).all()
     assert largest_error(fit, probe, reference) < 30e-6
@@ -407,7 +419,9 @@ def test_drift_as_crystals_have_is_followed(minutes, drifts, hz):
     samples = np.linspace(0, probe.n_samples - 1, 201)
     straight = fit.offset_s + fit.slope * samples / 30000
     assert np.abs(straight - reference.own_seconds(probe.true_time(samples))).max() > 4 / 30000
-    assert len(clock.matched_pairs(fit, edges, ref, "P0.0")) == fit.n_edges == len(edges.sample)
+    assert (
+        len(clock.matched_pairs(fit, edges, ref, reference_line="P0.0")) == fit.n_edges == len(edges.sample)
+    )
     assert 3 <= len(fit.knots) <= 1 + minutes
     assert (fit.knots[0][0], fit.knots[-1][0]) == pytest.approx((fit.first_edge_s, fit.last_edge_s))
 
@@ -570,6 +584,252 @@ def test_silent_missing_and_disjoint_lines_are_refused(session):
         fit_clock(replace(edges, first_sample=edges.first_sample + 30000 * 500), ref)
 
 
+def with_gaps(edges, recorder, gaps):
+    """The edges of a recording that paused between true times; its counter went on."""
+    own = np.array([recorder.own_seconds(np.array(gap)) for gap in gaps], float).reshape(-1, 2)
+    own = (own * recorder.nominal_hz).round().astype(np.int64)
+    kept = np.ones(len(edges.sample), bool)
+    for begin, end in own:
+        # The level of the first sample after a gap is no edge.
+        kept &= (edges.sample < begin) | (edges.sample > end)
+    return replace(
+        edges, sample=edges.sample[kept], line=edges.line[kept], polarity=edges.polarity[kept], gaps=own
+    )
+
+
+def largest_recorded_error(fit, probe, reference, gaps):
+    """As ``largest_error``, over what the probe recorded, up to the gaps' very ends."""
+    samples = np.linspace(0, probe.n_samples - 1, 4001).round()
+    for begin, end in gaps:
+        samples = samples[(samples < begin) | (samples >= end)]
+    samples = np.concatenate([samples, gaps[:, 0] - 1, gaps[:, 1]])
+    truth = reference.own_seconds(probe.true_time(samples))
+    return float(np.abs(clock.to_reference_seconds(fit, samples) - truth).max())
+
+
+@pytest.mark.parametrize("who", ["both", "probe", "reference"])
+@pytest.mark.parametrize("gap_s", [0.3, 3.7, 600.0])
+def test_a_gap_is_bridged(who, gap_s):
+    """Drift far beyond a straight line, two stretches of ten minutes; each stream stops at a time of its own.
+
+    Where only the reference paused for ten minutes, the probe's samples of that time can't be placed.
+    """
+    probe, reference = drifting_pair(1200 + gap_s, warming_up(2.0, 600, 100), sinusoid(0.5, 1800, 2.0))
+    toggles = wave(1400 + gap_s, 0.37).ravel()
+    edges, ref = probe.record(toggles), reference.record(toggles)
+    if who != "reference":
+        edges = with_gaps(edges, probe, [(700.0, 700.0 + gap_s)])
+    if who != "probe":
+        ref = with_gaps(ref, reference, [(699.98, 700.03 + gap_s)])
+    if who == "reference" and gap_s == 600.0:
+        with pytest.raises(DataError, match=r"no edges match from 5\d\d.\d s on for 600.5 s"):
+            fit_clock(edges, ref)
+        return
+    fit = fit_clock(edges, ref)
+    assert largest_recorded_error(fit, probe, reference, edges.gaps) < 0.5 / 30000
+    assert fit.n_unmatched == 0
+    assert fit.n_edges >= 2 * 1200 - 3
+
+
+def test_no_silent_error_in_random_sessions_with_gaps():
+    """40 sessions whose rates wander, with one to three gaps of either stream or both: right, and not refused.
+
+    Only a pause of the reference alone for ten minutes is refused.
+    """
+    rng = np.random.default_rng(25)
+    for _ in range(40):
+        duration = 10 ** rng.uniform(np.log10(60), np.log10(3600))
+        end = 300 + duration
+        recorders = []
+        for name, hz in (("imec0.ap", 30000.0), ("nidq", float(rng.choice([30003.0003, 11574.074074])))):
+            swing = sinusoid(rng.uniform(0, 0.8), rng.uniform(1200, 3600), rng.uniform(0, 7))
+            warm = warming_up(rng.uniform(-2, 2), rng.uniform(500, 1500), 300)
+            recorders.append(
+                Drifting(
+                    name=name,
+                    nominal_hz=hz,
+                    ppm=rng.uniform(-50, 50),
+                    zero_s=rng.uniform(-0.02, 0.02),
+                    first_sample=int((300 + rng.uniform(0, 3)) * hz),
+                    n_samples=int((duration - 3) * hz),
+                    line="sync" if name == "imec0.ap" else "P0.0",
+                    drift=lambda t, a=swing, b=warm: a(t) + b(t),
+                )
+            )
+        toggles = wave(end + 10, rng.uniform(0, 1)).ravel()
+        gaps = []
+        for _ in range(rng.integers(1, 4)):
+            begin, length = rng.uniform(305, end - 5), float(rng.choice([0.3, 3.7, 30, 100, 600]))
+            if begin + length < end - 5 and all(begin > b or begin + length < a for a, b in gaps):
+                gaps.append((begin, begin + length))
+        gaps.sort()
+        edges = [recorder.record(toggles[toggles > 295]) for recorder in recorders]
+        who = rng.integers(3)
+        if who != 1:
+            edges[0] = with_gaps(edges[0], recorders[0], gaps)
+        if who != 0:
+            late = rng.uniform(-0.05, 0.05, (len(gaps), 2))
+            edges[1] = with_gaps(edges[1], recorders[1], np.array(gaps).reshape(-1, 2) + late)
+        try:
+            fit = fit_clock(*edges)
+        except DataError as error:
+            assert who == 1 and max(b - a for a, b in gaps) > 500, error
+            assert "no edges match" in str(error)
+            continue
+        error = largest_recorded_error(fit, *recorders, edges[0].gaps)
+        assert error * min(recorders[1].nominal_hz, 30000.0) < 1.0
+        assert fit.n_unmatched == 0
+
+
+def test_many_short_triggers(session):
+    """60 triggers of 1.7 s, one every 21 s: between gaps there are three or four edges."""
+    probe, reference = drifting_pair(1260, sinusoid(0.5, 1800, 1.0))
+    toggles = wave(1400, 0.37).ravel()
+    gaps = np.array([[101.7 + 21 * k, 121.0 + 21 * k] for k in range(59)])
+    edges = with_gaps(probe.record(toggles), probe, gaps)
+    fit = fit_clock(edges, with_gaps(reference.record(toggles), reference, gaps + 0.01))
+    assert 180 < fit.n_edges < 270 and fit.n_unmatched == 0
+    assert largest_recorded_error(fit, probe, reference, edges.gaps) < 1 / 30000
+
+
+@pytest.mark.parametrize("lost", [30, 3000, 10000])
+def test_a_gap_of_a_wrong_length_is_refused(session, lost):
+    """The probe's counter says less than the time that passed."""
+    probe, reference, pulses = session
+    gaps = [(120.0, 130.0)]
+    edges = with_gaps(probe.record(pulses.ravel()), probe, gaps)
+    edges = replace(edges, sample=edges.sample - np.where(edges.sample >= edges.gaps[0, 1], lost, 0))
+    edges = replace(edges, gaps=edges.gaps - [[0, lost]])
+    with pytest.raises(DataError, match="off the fitted line|edges of the sync wave"):
+        fit_clock(edges, with_gaps(reference.record(pulses.ravel()), reference, gaps))
+
+
+def joined(*recorded, sync=None):
+    """Edges of one stream with several lines, from those of each line."""
+    lines = tuple(edges.lines[0] for edges in recorded)
+    sample = np.concatenate([edges.sample for edges in recorded])
+    line = np.repeat(np.arange(len(recorded)), [len(edges.sample) for edges in recorded]).astype(np.int16)
+    polarity = np.concatenate([edges.polarity for edges in recorded])
+    order = np.lexsort((line, sample))
+    return replace(
+        recorded[0], lines=lines, sample=sample[order], line=line[order], polarity=polarity[order], sync=sync
+    )
+
+
+def test_sync_line_of_the_reference(session):
+    """The wiring's; else the metadata's; else the one line that carries the probe's wave."""
+    probe, reference, pulses = session
+    edges = probe.record(pulses.ravel())
+    sync = replace(reference, line="TTL2").record(pulses.ravel())
+    camera = replace(reference, line="TTL3").record(wave(170, 0.1, 0.02).ravel())
+    other = replace(reference, line="TTL4").record(wave(170, 0.1, 1.01).ravel())
+    silent = replace(
+        sync, lines=("P0.0",), **{k: getattr(sync, k)[:0] for k in ("sample", "line", "polarity")}
+    )
+    every = joined(camera, sync, other, silent)
+    assert clock.sync_lines(edges, every, "TTL3") == ("sync", "TTL3")
+    assert clock.sync_lines(edges, replace(every, sync="TTL4"), "P0.1") == ("sync", "TTL4")
+    assert clock.sync_lines(edges, replace(every, sync="TTL2"), "P0.0") == ("sync", "TTL2")
+    assert clock.sync_lines(edges, joined(camera, sync, other), "P0.0") == ("sync", "TTL2")
+    # A wave of the same period that is another one: only the fit can tell.
+    clock_like = replace(reference, line="TTL5").record(wave(170, 0.8, 1.0)[::2].ravel())
+    jitter = np.random.default_rng(8).uniform(-1e-3, 1e-3, pulses.size)
+    jittered = replace(reference, line="TTL6").record(pulses.ravel() + jitter)
+    assert clock.sync_lines(edges, joined(jittered, sync, clock_like), "P0.0") == ("sync", "TTL2")
+
+
+def test_sync_line_is_not_guessed(session):
+    probe, reference, pulses = session
+    edges = probe.record(pulses.ravel())
+    sync = replace(reference, line="TTL2").record(pulses.ravel())
+    copy = replace(reference, line="TTL5").record(pulses.ravel())
+    camera = replace(reference, line="TTL3").record(wave(170, 0.1, 0.02).ravel())
+    with pytest.raises(DataError) as error:
+        clock.sync_lines(edges, joined(sync, copy, camera), "P0.0")
+    message = str(error.value)
+    assert "found sync with TTL2 and sync with TTL5" in message
+    assert f"Lines of nidq: TTL2 ({len(sync.sample)} edges, one pulse every 1 s)" in message
+    assert "TTL3 (6099 edges, one pulse every 0.02 s)" in message and '"sync"' in message
+    with pytest.raises(DataError, match=r"found none. Lines of imec0.ap: sync .*nidq: TTL3"):
+        clock.sync_lines(edges, joined(camera), "P0.0")
+    silent = replace(
+        sync, lines=("P0.0",), **{k: getattr(sync, k)[:3] for k in ("sample", "line", "polarity")}
+    )
+    with pytest.raises(DataError, match=r"line P0.0 was expected .* found 3 edges .* TTL5 \(\d+ edges, one"):
+        clock.sync_lines(edges, joined(silent, copy), "P0.0")
+
+
+def test_sync_lines_of_a_second_daq(session):
+    """Neither stream's metadata name the line: the pair that fits; copies on the second DAQ are as good."""
+    probe, reference, pulses = session
+    camera = replace(reference, line="TTL3").record(wave(170, 0.1, 0.02).ravel())
+    sync = replace(reference, line="TTL2").record(pulses.ravel())
+    second = [replace(probe, name="nidq1", line=f"TTL{k}").record(pulses.ravel()) for k in (6, 7)]
+    assert clock.sync_lines(joined(*second), joined(sync, camera), "P0.0") == ("TTL6", "TTL2")
+    fit = clock.fit_clock(
+        joined(*second), joined(sync, camera), probe="nidq1", line="TTL6", reference_line="TTL2"
+    )
+    assert largest_error(fit, probe, reference) < 10e-6
+
+
+OPEN_EPHYS = (
+    "neuroconv_ephy_testing_data/openephysbinary/v0.6.x_neuropixels_multiexp_multistream/Record Node 101/"
+    "experiment1/recording1"
+)
+
+
+@pytest.mark.parametrize("probe", ["ProbeB", "ProbeC"])
+def test_real_open_ephys_clocks(real_data, tmp_path, probe):
+    """14 minutes of TTL events: the map agrees with the GUI's own synchronised times (timestamps.npy).
+
+    The samples were taken out of the recording, all but the first hundred; files of zeros stand in for them.
+    """
+    found, seconds = {}, {}
+    for name, device, lines in (
+        ("ap", f"Neuropix-PXI-100.{probe}", {1: "sync"}),
+        ("nidq", "NI-DAQmx-103.PXIe-6341", {1: "TTL1", 2: "TTL2"}),
+    ):
+        ttl = real_data / OPEN_EPHYS / "events" / device / "TTL"
+        first = int(np.load(real_data / OPEN_EPHYS / "continuous" / device / "sample_numbers.npy")[0])
+        n_samples = int(np.load(ttl / "sample_numbers.npy")[-1]) - first + 15000
+        (tmp_path / name).mkdir()
+        for file in ("sample_numbers.npy", "states.npy"):
+            shutil.copy(ttl / file, tmp_path / name)
+        with open(tmp_path / name / "continuous.dat", "wb") as data:
+            data.truncate(2 * n_samples)
+        roles = {"continuous.dat": "data", "sample_numbers.npy": "samples", "states.npy": "states"}
+        stream = Stream(
+            name=name,
+            kind=name,
+            files=[RawFile(path=f"{name}/{file}", role=role, size_bytes=0) for file, role in roles.items()],
+            sampling_rate_hz=30000.0,
+            n_columns=1,
+            n_samples=n_samples,
+            first_sample=first,
+            pieces=[
+                Piece(path=f"{name}/continuous.dat", first_row=0, n_samples=n_samples, first_sample=first)
+            ],
+            sync_line="sync" if name == "ap" else None,
+            ttl=[TtlLine(line=line, name=text) for line, text in lines.items()],
+        )
+        found[name] = extract_edges(stream, tmp_path)
+        seconds[name] = np.load(ttl / "timestamps.npy")[np.abs(np.load(ttl / "states.npy")) == 1]
+    own, reference = clock.sync_lines(found["ap"], found["nidq"], "P0.0")
+    assert (own, reference) == ("sync", "TTL1")
+    fit = clock.fit_clock(found["ap"], found["nidq"], probe=probe, reference_line=reference)
+    assert (fit.n_edges, fit.n_unmatched) == (1674, 0)
+    # The GUI's common time of a NI-DAQ sample, between the edges it gives it for.
+    gui = np.interp(
+        clock.to_reference_seconds(fit, found["ap"].of("sync")[0]),
+        found["nidq"].of("TTL1")[0] / 30000.0,
+        seconds["nidq"],
+    )
+    # The GUI estimates while it records: its own times of one edge differ between streams by some samples.
+    assert abs(np.mean(gui - seconds["ap"])) < 1 / 30000
+    assert np.abs(gui - seconds["ap"]).max() < 2 * np.abs(seconds["nidq"] - seconds["ap"]).max() < 0.5e-3
+    assert fit.max_us < 2e6 / 30000
+
+
 def probe_document(path, stream_name):
     stream = Stream(
         name=stream_name,
@@ -579,6 +839,7 @@ def probe_document(path, stream_name):
         n_columns=385,
         n_samples=1_800_000,
         first_sample=0,
+        pieces=[Piece(path="x.bin", first_row=0, n_samples=1_800_000, first_sample=0)],
         sync_column=384,
         sync_bit=6,
     )
@@ -654,3 +915,31 @@ def test_executable_reports_a_refusal_and_edges_of_another_probe(session, tmp_pa
     done = run_sync(tmp_path, "p.npz")
     assert done.returncode == 65
     assert "of stream imec0.ap, expected imec1.ap" in done.stderr
+
+
+def test_executable_puts_a_daq_stream_on_the_reference(session, tmp_path):
+    probe, reference, pulses = session
+    replace(probe, name="obx0").record(pulses.ravel()).save(tmp_path / "p.npz")
+    reference.record(pulses.ravel()).save(tmp_path / "r.npz")
+    stream = Stream(
+        name="obx0",
+        kind="obx",
+        files=[RawFile(path="x.bin", role="data", size_bytes=0)],
+        sampling_rate_hz=30000.0,
+        n_columns=13,
+        n_samples=1_800_000,
+        first_sample=0,
+        pieces=[Piece(path="x.bin", first_row=0, n_samples=1_800_000, first_sample=0)],
+    )
+    who = Session(
+        subject="m", session="2026-03-01", acquisition="spikeglx", acquisition_version=None, start_time=None
+    )
+    StreamDocument(session=who, stream=stream).save(tmp_path / "obx0.json")
+    (tmp_path / "wiring.json").write_text("{}")
+    command = [sys.executable, str(BIN / "pp_sync.py"), "--stream", "obx0.json", "--probe-edges", "p.npz"]
+    command += ["--reference-edges", "r.npz", "--wiring", "wiring.json", "--out", "sync"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    fit = ClockFit.load(tmp_path / "sync" / "sync.json")
+    assert (fit.probe, fit.stream, fit.reference) == ("obx0", "obx0", "nidq")
+    assert largest_error(fit, probe, reference) < 10e-6
+    assert np.load(tmp_path / "sync" / "obx0.sync.npy").shape == (fit.n_edges, 2)

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from powerpixels import edges
+from powerpixels import edges, rawdata
 from powerpixels.documents import (
     DigitalLine,
-    NidqDocument,
+    Piece,
     Probe,
     ProbeDocument,
     RawFile,
     Session,
     Stream,
+    StreamDocument,
+    TtlLine,
 )
 from powerpixels.edges import Edges
 from powerpixels.stage import DataError
@@ -42,6 +44,9 @@ def stream_of(path, n_columns, kind="ap", digital=(), **fields):
             "n_columns": n_columns,
             "n_samples": size // (2 * n_columns),
             "first_sample": 77,
+            "pieces": [
+                Piece(path=path.name, first_row=0, n_samples=size // (2 * n_columns), first_sample=77)
+            ],
             "digital": [
                 DigitalLine(raw_column=column, bit=bit, name=f"P{column}.{bit}") for column, bit in digital
             ],
@@ -78,7 +83,7 @@ def as_list(found, names):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 900, 32 * 2**20])
 def test_all_bits_of_the_imec_word_across_pieces(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(edges, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", chunk_bytes)
     rng = np.random.default_rng(0)
     words = random_words(rng, 3000)
     path = write(tmp_path / "x.ap.bin", [rng.integers(-99, 99, 3000), words])
@@ -94,7 +99,7 @@ def test_all_bits_of_the_imec_word_across_pieces(tmp_path, monkeypatch, chunk_by
 
 
 def test_nidq_lines_of_two_words_and_no_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(edges, "CHUNK_BYTES", 700)
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", 700)
     rng = np.random.default_rng(1)
     one, two = random_words(rng, 2000), random_words(rng, 2000)
     path = write(tmp_path / "x.nidq.bin", [np.zeros(2000), one, two])
@@ -125,6 +130,161 @@ def test_stream_without_digital_lines_has_no_edges(tmp_path):
         found.of("sync")
 
 
+def in_pieces(stream, pieces):
+    """The stream as pieces (file, first_row, n_samples, first_sample) of files that are there."""
+    names = dict.fromkeys(name for name, *_ in pieces)
+    return stream.model_copy(
+        update={
+            "files": [RawFile(path=name, role="data", size_bytes=0) for name in names],
+            "pieces": [
+                Piece(path=name, first_row=row, n_samples=n, first_sample=first)
+                for name, row, n, first in pieces
+            ],
+            "n_samples": sum(n for _, _, n, _ in pieces),
+            "first_sample": pieces[0][3],
+        }
+    )
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 130, 32 * 2**20])
+def test_gaps_keep_their_time_and_hide_changes(tmp_path, monkeypatch, chunk_bytes):
+    """One recording in files: contiguous, after a gap, overlapping; the edges are those of the whole word."""
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", chunk_bytes)
+    words = random_words(np.random.default_rng(5), 1000, 0.2)
+    pieces = [("a", 0, 300, 77), ("b", 0, 200, 377), ("c", 20, 180, 677), ("d", 0, 1, 900), ("e", 0, 99, 950)]
+    for name, row, n, first in pieces:
+        write(tmp_path / name, [words[first - 77 - row : first - 77 + n]])
+    whole = write(tmp_path / "whole", [words])
+    stream = in_pieces(stream_of(whole, 1, sync_column=0, sync_bit=6), pieces)
+    found = edges.extract_edges(stream, tmp_path)
+    names = {name: bit for bit, name in enumerate(found.lines)}
+    recorded = [(0, 500), (600, 780), (823, 824), (873, 972)]
+    expected = [e for e in unpacked_edges(words) if any(start < e[0] < stop for start, stop in recorded)]
+    assert as_list(found, names) == expected
+    assert found.n_samples == 972 and found.first_sample == 77
+    assert found.gaps.tolist() == [[500, 600], [780, 823], [824, 873]]
+
+
+def test_sync_wave_as_a_level(tmp_path):
+    """A noisy wave on an analog column of a NIDQ, beside a digital word; the level is no bit."""
+    rng = np.random.default_rng(6)
+    level = np.arange(2000) // 250 % 2
+    analog = -300 + 20000 * level + rng.integers(-900, 900, 2000)
+    path = write(tmp_path / "x.nidq.bin", [analog, np.arange(2000) // 700])
+    stream = stream_of(path, 2, "nidq", [(1, 0), (1, 1)], sync_column=0)
+    found = edges.extract_edges(stream, tmp_path)
+    assert found.lines == ("P1.0", "P1.1", "sync") and found.sync == "sync"
+    assert found.of("sync")[0].tolist() == list(range(250, 2000, 250))
+    assert found.of("sync")[1].tolist() == [1, -1, 1, -1, 1, -1, 1]
+    assert found.of("P1.0")[0].tolist() == [700, 1400] and found.of("P1.1")[0].tolist() == [1400]
+    parts = in_pieces(stream, [("a", 0, 900, 0), ("b", 0, 900, 1100)])
+    for name, rows in (("a", slice(0, 900)), ("b", slice(1100, 2000))):
+        write(tmp_path / name, [analog[rows], np.zeros(900)])
+    assert edges.extract_edges(parts, tmp_path).of("sync")[0].tolist() == [250, 500, 750, 1250, 1500, 1750]
+
+
+def test_a_constant_level_has_no_edges(tmp_path):
+    path = write(tmp_path / "x.ap.bin", [np.full(50, -7)])
+    found = edges.extract_edges(stream_of(path, 1, sync_column=0), tmp_path)
+    assert found.lines == ("sync",) and len(found.sample) == 0
+
+
+def test_obx_has_named_lines_and_its_sync_word(tmp_path):
+    path = write(tmp_path / "x.obx.bin", [[0, 2, 2, 3], [0, 64, 0, 1]])
+    stream = stream_of(path, 2, "obx", [(0, 1)], sync_column=1, sync_bit=6)
+    found = edges.extract_edges(stream, tmp_path)
+    assert found.lines[0] == "P0.1" and found.lines[7] == "sync" and found.sync == "sync"
+    assert [found.of(line)[0].tolist() for line in ("P0.1", "sync", "bit0")] == [[1], [1, 2], [3]]
+
+
+@pytest.fixture
+def open_ephys(tmp_path):
+    """(stream, events) of two recordings with TTL lines 1 and 3; events: [(sample number, signed line)]."""
+    events = [
+        # Line 3 is high when the recording begins; line 9 is no digital input; 700 lies behind the data.
+        [(0, -1), (100, 3), (150, 1), (160, -3), (170, 9), (199, -1), (700, 1)],
+        [(0, -1), (0, -3), (500, 1), (520, -1), (510, 3)],
+    ]
+    files, pieces = [], []
+    for k, (found, (first, n)) in enumerate(zip(events, [(100, 100), (500, 50)], strict=True), start=1):
+        folder = tmp_path / f"recording{k}"
+        folder.mkdir()
+        write(folder / "continuous.dat", [np.zeros(n)])
+        np.save(folder / "sample_numbers.npy", np.array([s for s, _ in found], np.int64))
+        np.save(folder / "states.npy", np.array([line for _, line in found], np.int16))
+        for name, role in (
+            ("continuous.dat", "data"),
+            ("sample_numbers.npy", "samples"),
+            ("states.npy", "states"),
+        ):
+            files.append(RawFile(path=f"recording{k}/{name}", role=role, size_bytes=0))
+        pieces.append(
+            Piece(path=f"recording{k}/continuous.dat", first_row=0, n_samples=n, first_sample=first)
+        )
+    return Stream(
+        name="ProbeA.ap",
+        kind="ap",
+        files=files,
+        sampling_rate_hz=30000.0,
+        n_columns=1,
+        n_samples=150,
+        first_sample=100,
+        pieces=pieces,
+        sync_column=0,
+        sync_line="sync",
+        ttl=[TtlLine(line=1, name="sync"), TtlLine(line=3, name="TTL3")],
+    )
+
+
+def test_ttl_events_of_two_recordings(open_ephys, tmp_path):
+    found = edges.extract_edges(open_ephys, tmp_path)
+    assert found.lines == ("sync", "TTL3") and found.sync == "sync"
+    assert [values.tolist() for values in found.of("sync")] == [[50, 99, 420], [1, -1, -1]]
+    assert [values.tolist() for values in found.of("TTL3")] == [[60, 410], [-1, 1]]
+    assert found.n_samples == 450 and found.gaps.tolist() == [[100, 400]]
+    assert found.sample.dtype == np.int64 and found.polarity.dtype == np.int8
+
+
+def test_ttl_files_where_a_task_stages_them(open_ephys, tmp_path):
+    staged = tmp_path / "staged"
+    for k, file in enumerate(open_ephys.files, start=1):
+        (staged / f"raw{k}").mkdir(parents=True)
+        shutil.copy(tmp_path / file.path, staged / f"raw{k}")
+    found = edges.extract_edges(open_ephys, staged)
+    np.testing.assert_array_equal(found.sample, edges.extract_edges(open_ephys, tmp_path).sample)
+
+
+def test_ttl_files_of_a_crashed_recording_are_read_to_their_end(open_ephys, tmp_path, caplog):
+    """The header tells of no event, since the program died before it wrote the number."""
+    path = tmp_path / "recording1" / "sample_numbers.npy"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"'shape': (7,)", b"'shape': (0,)") + np.int64(450).tobytes())
+    found = edges.extract_edges(open_ephys, tmp_path)
+    assert found.of("sync")[0].tolist() == [50, 99, 420]
+    assert "recording1/sample_numbers.npy was not closed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("states.npy", lambda b: b[:-2], "expected 7 events as its header tells, found 6"),
+        ("sample_numbers.npy", lambda b: b"", "expected an npy file of events"),
+        ("sample_numbers.npy", lambda b: b.replace(b"<i8", b"<f8"), "expected a list of whole numbers"),
+    ],
+)
+def test_broken_ttl_files_are_refused(open_ephys, tmp_path, name, damage, message):
+    path = tmp_path / "recording1" / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"recording1/{name}: {message}"):
+        edges.extract_edges(open_ephys, tmp_path)
+
+
+def test_ttl_files_of_unequal_lengths_are_refused(open_ephys, tmp_path):
+    np.save(tmp_path / "recording2" / "states.npy", np.array([1, -1], np.int16))
+    with pytest.raises(DataError, match=r"recording2/sample_numbers.npy: 5 sample numbers .* 2 states"):
+        edges.extract_edges(open_ephys, tmp_path)
+
+
 @pytest.mark.parametrize("first_sample", [0, 123456789012, None])
 def test_save_and_load_without_pickles(tmp_path, first_sample):
     saved = Edges(
@@ -136,14 +296,16 @@ def test_save_and_load_without_pickles(tmp_path, first_sample):
         sample=np.array([5, 3 * 10**9], np.int64),
         line=np.array([1, 0], np.int16),
         polarity=np.array([1, -1], np.int8),
+        sync="P0.0" if first_sample else None,
+        gaps=np.array([[7, 9], [11, 5 * 10**9]], np.int64),
     )
     saved.save(tmp_path / "e.npz")
     with np.load(tmp_path / "e.npz", allow_pickle=False) as data:
         assert all(data[key].dtype != object for key in data.files)
     loaded = Edges.load(tmp_path / "e.npz")
-    for field in ("stream", "sampling_rate_hz", "n_samples", "first_sample", "lines"):
+    for field in ("stream", "sampling_rate_hz", "n_samples", "first_sample", "lines", "sync"):
         assert getattr(loaded, field) == getattr(saved, field)
-    for field in ("sample", "line", "polarity"):
+    for field in ("sample", "line", "polarity", "gaps"):
         assert getattr(loaded, field).dtype == getattr(saved, field).dtype
         np.testing.assert_array_equal(getattr(loaded, field), getattr(saved, field))
 
@@ -152,7 +314,7 @@ def test_short_and_missing_files_are_refused(tmp_path):
     path = write(tmp_path / "x.ap.bin", [np.zeros(100), np.zeros(100)])
     stream = stream_of(path, 2, sync_column=1, sync_bit=6)
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(DataError, match=r"x.ap.bin: expected 400 bytes .* found 398"):
+    with pytest.raises(DataError, match=r"x.ap.bin: expected 100 samples .* found 99"):
         edges.extract_edges(stream, tmp_path)
     path.unlink()
     with pytest.raises(DataError, match=r"x.ap.bin.*missing"):
@@ -161,7 +323,7 @@ def test_short_and_missing_files_are_refused(tmp_path):
 
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     """32 MB in pieces of 1 MB: below 8 MB at any time."""
-    monkeypatch.setattr(edges, "CHUNK_BYTES", 2**20)
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", 2**20)
     words = np.zeros((2**21, 8), np.int16)
     words[::30000, 7] = 64
     words.tofile(tmp_path / "x.ap.bin")
@@ -232,8 +394,8 @@ def test_executable_for_a_probe_and_for_nidq(tmp_path):
     probe = Probe(name="probe00", part_number=None, serial_number=None, model=None, shanks=[0], ap=ap)
     ProbeDocument(session=SESSION, probe=probe).save(tmp_path / "probe.json")
     nidq = stream_of(path, 2, "nidq", [(1, 6)])
-    NidqDocument(session=SESSION, stream=nidq).save(tmp_path / "nidq.json")
-    for option, document, line in (("--probe", "probe.json", "sync"), ("--nidq", "nidq.json", "P1.6")):
+    StreamDocument(session=SESSION, stream=nidq).save(tmp_path / "nidq.json")
+    for option, document, line in (("--probe", "probe.json", "sync"), ("--stream", "nidq.json", "P1.6")):
         command = [
             sys.executable,
             str(BIN / "pp_edges.py"),
@@ -250,4 +412,4 @@ def test_executable_for_a_probe_and_for_nidq(tmp_path):
     path.write_bytes(b"")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 65
-    assert done.stderr.splitlines()[-1].startswith("ERROR: x.ap.bin: expected 4000 bytes")
+    assert done.stderr.splitlines()[-1].startswith("ERROR: x.ap.bin: expected 1000 samples")

@@ -12,10 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from one.alf import io, spec
-from powerpixels import edges, events
-from powerpixels.documents import AnalogLine, DigitalLine, NidqDocument, RawFile, Session, Stream
+from powerpixels import edges, events, rawdata
+from powerpixels.documents import (
+    AnalogLine,
+    ClockFit,
+    DigitalLine,
+    Piece,
+    RawFile,
+    Session,
+    Stream,
+    StreamDocument,
+)
 from powerpixels.stage import DataError
-from powerpixels.wiring import Wiring, load_wiring
+from powerpixels.wiring import Inputs, Wiring, load_wiring
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 11574.074074
@@ -53,6 +62,7 @@ def nidq(tmp_path):
         n_columns=3,
         n_samples=N,
         first_sample=68528,
+        pieces=[Piece(path=path.name, first_row=0, n_samples=N, first_sample=68528)],
         sync_column=2,
         sync_bit=0,
         analog=[
@@ -113,7 +123,7 @@ def test_default_wiring_publishes_active_lines_under_their_own_name(nidq, tmp_pa
 
 
 def test_analog_traces_in_volts_and_seconds(nidq, tmp_path, monkeypatch):
-    monkeypatch.setattr(edges, "CHUNK_BYTES", 10000)
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", 10000)
     stream, found, raw = nidq
     wiring = Wiring(analog={"AI2": "breathing", "AI0": "pupil"})
     events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
@@ -147,14 +157,11 @@ def test_absent_and_silent_inputs_are_warnings_that_name_them(nidq, tmp_path, ca
     )
     with caplog.at_level(logging.WARNING, logger="powerpixels"):
         warnings = events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
-    assert [message.split(" is ")[0] for message in warnings[:2]] == [
-        "the wiring has the sync wave on P1.0, the recording's metadata on P0.0",
-        "digital line P1.0 (sync)",
-    ]
+    assert warnings[0] == "the wiring has the sync wave on P1.0, the recording's metadata on P0.0"
     assert any("P0.12 (camera)" in m and "not in nidq; its lines: P0.0, P0.1" in m for m in warnings)
     assert any("P0.5 (reward)" in m and "never changes" in m for m in warnings)
     assert any("AI7 (eye)" in m and "its inputs: AI0, AI2" in m for m in warnings)
-    assert len(warnings) == 5
+    assert len(warnings) == 4
     assert [record.getMessage() for record in caplog.records] == warnings
     assert json.loads((tmp_path / "out" / "events.json").read_text())["warnings"] == warnings
     assert not list((tmp_path / "out").glob("camera*")) and not list((tmp_path / "out").glob("*eye*"))
@@ -162,19 +169,106 @@ def test_absent_and_silent_inputs_are_warnings_that_name_them(nidq, tmp_path, ca
     assert np.load(tmp_path / "out" / "reward.intervals.npy").shape == (0, 2)
 
 
+def fit_of(stream):
+    """A clock that gains 20 ppm on its reference, which began 1.5 s earlier."""
+    return ClockFit(
+        probe=stream.name,
+        stream=stream.name,
+        reference="nidq",
+        sampling_rate_hz=stream.sampling_rate_hz,
+        offset_s=1.5,
+        slope=1 - 20e-6,
+        n_edges=100,
+        n_unmatched=0,
+        rms_us=10.0,
+        max_us=30.0,
+        first_edge_s=0.0,
+        last_edge_s=10.0,
+        knots=[(0.0, 1.5), (10.0, 11.5 - 200e-6)],
+    )
+
+
+def test_another_stream_is_put_on_the_reference_clock_in_a_folder_of_its_own(nidq, tmp_path):
+    """Its lines have the NIDQ's names; the wiring's top level is not about them."""
+    stream, found, raw = nidq
+    stream = stream.model_copy(update={"name": "obx0", "kind": "obx", "sync_column": None, "sync_bit": None})
+    found = edges.extract_edges(stream, tmp_path / "raw")
+    inputs = Inputs(digital={"P0.1": "lick"}, analog={"AI2": "pupil"})
+    wiring = Wiring(digital={"P0.3": "wheel"}, analog={"AI7": "eye"}, streams={"obx0": inputs})
+    warnings = events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out", fit_of(stream))
+    assert warnings == []
+    out = tmp_path / "out" / "obx0"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["obx0"]
+    expected = 1.5 + (1 - 20e-6) * np.array([2000, 2500, 9000, 9001]) / RATE
+    np.testing.assert_allclose(np.load(out / "lick.times.npy"), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        np.load(out / "lick.intervals.npy"), expected.reshape(2, 2), rtol=0, atol=1e-12
+    )
+    seconds = np.load(out / "analog.timestamps.npy")
+    np.testing.assert_allclose(seconds, 1.5 + (1 - 20e-6) * np.arange(N) / RATE, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(
+        np.load(out / "analog.pupil.npy"), (raw[:, 1] * (2 * GAIN)).astype(np.float32)
+    )
+    assert (out / "_obx0_port0line3.times.npy").exists() and not list(out.glob("wheel*"))
+    assert [path.name for path in out.glob("*.npy") if not spec.is_valid(path.name)] == []
+    assert json.loads((out / "clock.json").read_text()) == {
+        "clock": "nidq",
+        "zero": "first sample of the file",
+        "unit": "s",
+        "recorded_on": "obx0",
+    }
+    assert json.loads((out / "events.json").read_text())["clock"] == "nidq"
+    with pytest.raises(DataError, match="of stream obx0, expected nidq"):
+        events.write_events(nidq[0], tmp_path / "raw", nidq[1], wiring, tmp_path / "out", fit_of(stream))
+
+
+def test_gaps_keep_their_time(nidq, tmp_path):
+    """The recording in two files, 5000 samples between them not recorded, one of P0.1's falls among them."""
+    stream, _, raw = nidq
+    for name, rows in (("a.bin", raw[:2400]), ("b.bin", raw[7400:])):
+        rows.tofile(tmp_path / "raw" / name)
+    files = [RawFile(path=name, role="data", size_bytes=0) for name in ("a.bin", "b.bin")]
+    pieces = [
+        Piece(path="a.bin", first_row=0, n_samples=2400, first_sample=68528),
+        Piece(path="b.bin", first_row=0, n_samples=N - 7400, first_sample=68528 + 7400),
+    ]
+    stream = stream.model_copy(update={"files": files, "pieces": pieces, "n_samples": N - 5000})
+    found = edges.extract_edges(stream, tmp_path / "raw")
+    wiring = Wiring(digital={"P0.1": "lick"}, analog={"AI0": "a"})
+    events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
+    times = np.load(tmp_path / "out" / "lick.times.npy")
+    np.testing.assert_array_equal(times, np.array([2000, 9000, 9001]) / RATE)
+    intervals = np.load(tmp_path / "out" / "lick.intervals.npy")
+    np.testing.assert_array_equal(intervals, np.array([[9000, 9001]]) / RATE)
+    recorded = np.r_[0:2400, 7400:N]
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "analog.timestamps.npy"), recorded / RATE)
+    volts = np.load(tmp_path / "out" / "analog.a.npy")
+    np.testing.assert_array_equal(volts, (raw[recorded, 0] * GAIN).astype(np.float32))
+
+
+def test_a_pulse_that_spans_a_gap_is_not_known_to_be_one():
+    sample, polarity = np.array([10, 20, 30, 60, 70, 90, 95]), np.array([1, -1, 1, -1, -1, 1, -1])
+    gaps = np.array([[40, 50], [75, 80]])
+    assert events.complete_pulses(sample, polarity, gaps).tolist() == [[10, 20], [90, 95]]
+    # An edge in a gap (Open Ephys wrote the event, not the data) belongs to what came before.
+    assert events.complete_pulses(np.array([10, 45]), np.array([1, -1]), gaps).tolist() == [[10, 45]]
+
+
 def test_edges_of_another_stream_are_refused(nidq, tmp_path):
     stream, found, _ = nidq
-    other = stream.model_copy(update={"n_samples": N - 1})
+    pieces = [stream.pieces[0].model_copy(update={"n_samples": N - 1})]
+    other = stream.model_copy(update={"n_samples": N - 1, "pieces": pieces})
     with pytest.raises(DataError, match=r"expected nidq \(39999 samples\)"):
         events.write_events(other, tmp_path / "raw", found, Wiring(), tmp_path / "out")
 
 
 def test_memory_does_not_grow_with_the_recording(nidq, tmp_path, monkeypatch):
     """24 MB of analog output in pieces: below 4 MB at any time."""
-    monkeypatch.setattr(edges, "CHUNK_BYTES", 2**18)
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", 2**18)
     stream, _, raw = nidq
     np.tile(raw, (50, 1)).tofile(tmp_path / "raw" / "run_g0_t0.nidq.bin")
-    stream = stream.model_copy(update={"n_samples": 50 * N})
+    pieces = [stream.pieces[0].model_copy(update={"n_samples": 50 * N})]
+    stream = stream.model_copy(update={"n_samples": 50 * N, "pieces": pieces})
     found = edges.extract_edges(stream, tmp_path / "raw")
     tracemalloc.start()
     events.write_events(stream, tmp_path / "raw", found, Wiring(analog={"AI0": "a"}), tmp_path / "out")
@@ -191,16 +285,27 @@ def test_executable(nidq, tmp_path):
     session = Session(
         subject="m", session="2026-03-01", acquisition="spikeglx", acquisition_version=None, start_time=None
     )
-    NidqDocument(session=session, stream=stream).save(tmp_path / "nidq.json")
+    StreamDocument(session=session, stream=stream).save(tmp_path / "nidq.json")
     found.save(tmp_path / "edges.npz")
     (tmp_path / "wiring.json").write_text('{"digital": {"P0.1": "lick", "P0.9": "gone"}}')
-    command = [sys.executable, str(ROOT / "bin" / "pp_events.py"), "--nidq", "nidq.json", "--raw-dir", "raw"]
+    command = [
+        sys.executable,
+        str(ROOT / "bin" / "pp_events.py"),
+        "--stream",
+        "nidq.json",
+        "--raw-dir",
+        "raw",
+    ]
     command += ["--edges", "edges.npz", "--wiring", "wiring.json", "--out", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "P0.9 (gone)" in done.stderr
     assert len(np.load(tmp_path / "out" / "lick.times.npy")) == 4
     assert "numpy" in json.loads((tmp_path / "versions.json").read_text())
+    fit_of(stream).save(tmp_path / "sync.json")
+    done = subprocess.run([*command, "--sync", "sync.json"], cwd=tmp_path, timeout=60)
+    assert done.returncode == 0
+    assert np.load(tmp_path / "out" / "nidq" / "lick.times.npy")[0] > 1.5
     (tmp_path / "wiring.json").write_text("[]")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 65 and done.stderr.splitlines()[-1].startswith("ERROR: wiring.json: expected")

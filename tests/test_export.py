@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from exported_probe import CLOCK, built
-from powerpixels.documents import ProbeSummary
-from powerpixels.export import UnitFolders, gather, summarise
+from exported_probe import CLOCK, N_SAMPLES, RATE, built, session_of
+from powerpixels.documents import Part, ProbeSummary
+from powerpixels.export import NAMESPACE, UnitFolders, gather, summarise
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
@@ -214,3 +216,182 @@ def test_nothing_is_written_into_the_inputs():
     before = {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in made.folder.rglob("*")}
     gathered(made)
     assert {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in made.folder.rglob("*")} == before
+
+
+def test_uuids_are_of_session_probe_unit_and_spikes():
+    made = built()
+    samples = np.load(made.units[1].sorting / "spike_samples.npy")
+    ids = np.load(made.units[1].sorting / "spike_unit_ids.npy")
+    digest = hashlib.sha256(np.sort(samples[ids == 7]).tobytes()).hexdigest()
+    text = f"mouse01/2026-03-01_001/probe00/shank0/7/{digest}"
+    assert gathered(made).cluster_uuids[1] == str(uuid.uuid5(NAMESPACE, text))
+
+
+FIRST = 88_000
+GAP = 45_000
+
+
+@pytest.fixture(scope="module")
+def gapped():
+    """The probe with a gap of 1.5 s after 88,000 samples."""
+    made = built()
+    return gathered(
+        made, document=session_of(made, "2026-03-01_001", (FIRST, 7), (N_SAMPLES - FIRST, 7 + FIRST + GAP))
+    )
+
+
+def test_spike_times_jump_by_the_gap(gapped):
+    without = gathered(built())
+    later = without.spike_samples >= FIRST
+    assert 100 < np.sum(later) < later.size - 100
+    assert np.array_equal(gapped.spike_samples, without.spike_samples)
+    jump = gapped.spike_times - without.spike_times
+    assert not jump[~later].any()
+    assert jump[later] == pytest.approx(GAP / RATE * CLOCK.slope, abs=1e-9)
+    ends = CLOCK.offset_s + CLOCK.slope * np.array([[0, FIRST], [FIRST + GAP, N_SAMPLES + GAP]]) / RATE
+    assert gapped.observed == pytest.approx(ends, abs=1e-9)
+    assert gapped.gaps.tolist() == [[FIRST, GAP]]
+    assert gapped.gap_intervals == pytest.approx(np.array([[ends[0, 1], ends[1, 0]]]), abs=1e-9)
+    # of the same spikes
+    assert gapped.cluster_uuids == without.cluster_uuids
+
+
+def test_gaps_are_told(gapped):
+    summary = summarise(gapped)
+    assert summary.warnings[1:] == ["1 gap in the recording, 1.5 s in all"]
+    assert summary.duration_s == N_SAMPLES / RATE  # what was recorded
+    made = built()
+    pieces = ((50_000, 0), (50_000, 59_000), (50_000, 200_000))
+    summary = summarise(gathered(made, document=session_of(made, "2026-03-01_001", *pieces)))
+    assert summary.warnings[1:] == ["2 gaps in the recording, 3.33 s in all"]
+
+
+# The third session is so short that some units are silent in it.
+LAST = 800
+STARTS = (0, 61_000, N_SAMPLES - LAST)
+SESSIONS = ("2026-03-01_001", "2026-03-01_002", "2026-03-02_001")
+
+
+@pytest.fixture(scope="module")
+def joined():
+    """The probe's recording as one of three sessions: the export of each, on its own clock."""
+    made = built()
+    lengths = np.diff([*STARTS, N_SAMPLES]).tolist()
+    parts = [
+        Part(subject="mouse01", session=name, start=start, n_samples=n)
+        for name, start, n in zip(SESSIONS, STARTS, lengths, strict=True)
+    ]
+    exports = []
+    for k, name in enumerate(SESSIONS):
+        rate = RATE * (1 + 1e-6 * k)
+        pieces = ((lengths[k], 5),) if k != 1 else ((40_000, 5), (lengths[1] - 40_000, 45_005 + 1000))
+        exports.append(
+            gathered(
+                made,
+                document=session_of(made, name, *pieces, sampling_rate_hz=rate),
+                preprocess=made.preprocess.model_copy(update={"parts": parts}),
+                clock=CLOCK.model_copy(
+                    update={
+                        "sampling_rate_hz": rate,
+                        "knots": [(t, t_ref + 100 * k) for t, t_ref in CLOCK.knots],
+                    }
+                ),
+            )
+        )
+    return exports
+
+
+def test_spikes_return_to_their_session(joined):
+    whole = gathered(built())
+    for name in ("spike_clusters", "spike_amps", "spike_depths"):
+        together = np.concatenate([getattr(export, name) for export in joined])
+        assert np.array_equal(together, getattr(whole, name)), name
+    samples = [export.spike_samples + start for export, start in zip(joined, STARTS, strict=True)]
+    assert np.array_equal(np.concatenate(samples), whole.spike_samples)
+    for k, export in enumerate(joined):
+        assert export.spike_samples.size
+        acquired = export.spike_samples + (6000 * (export.spike_samples >= 40_000) if k == 1 else 0)
+        t = acquired / (RATE * (1 + 1e-6 * k))
+        expected = CLOCK.offset_s + 100 * k + CLOCK.slope * t
+        assert export.spike_times == pytest.approx(expected, abs=1e-9)
+        assert export.observed[0, 0] == pytest.approx(CLOCK.offset_s + 100 * k, abs=1e-9)
+        assert np.all(np.diff(export.spike_times) >= 0)
+
+
+def test_units_are_the_same_in_all_sessions(joined):
+    whole = gathered(built())
+    for export in joined:
+        assert export.cluster_uuids == joined[0].cluster_uuids
+        pd.testing.assert_frame_equal(export.clusters.drop(columns="session_spikes"), whole.clusters)
+        for name in ("cluster_channels", "cluster_depths", "waveforms", "waveform_channels"):
+            assert np.array_equal(getattr(export, name), getattr(whole, name), equal_nan=True)
+    assert len(set(joined[0].cluster_uuids)) == len(whole.clusters)
+    # three recordings of the same spikes, and another sorting of the first alone
+    assert len({export.identifier for export in joined}) == len(joined)
+    assert not set(joined[0].cluster_uuids) & set(whole.cluster_uuids)
+
+
+def test_counts_and_amplitudes_are_of_the_session(joined):
+    silent = 0
+    for export in joined:
+        for cluster in range(len(export.clusters)):
+            amps = export.spike_amps[export.spike_clusters == cluster]
+            assert export.clusters["session_spikes"][cluster] == amps.size
+            if amps.size:
+                assert export.cluster_amps[cluster] == pytest.approx(amps.mean(), rel=1e-5)
+            else:
+                silent += 1
+                assert np.isnan(export.cluster_amps[cluster])
+    assert silent
+    assert "session_spikes" not in gathered(built()).clusters
+
+
+def test_joined_sessions_are_told(joined):
+    assert summarise(joined[1]).warnings[1:] == [
+        "sorted together with 2026-03-01_001, 2026-03-02_001; labels and metrics are of the joined recording",
+        "1 gap in the recording, 0.2 s in all",
+    ]
+    summary = summarise(joined[2])
+    assert (summary.session, summary.n_units, summary.n_spikes) == (
+        "2026-03-02_001",
+        5,
+        joined[2].spike_samples.size,
+    )
+    assert summary.duration_s == pytest.approx(LAST / RATE, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([("2026-03-09", 0, N_SAMPLES)], r"\['2026-03-09'\]: expected mouse01 2026-03-01_001 among them"),
+        ([("2026-03-01_001", 0, N_SAMPLES - 1)], "samples of the session: expected 150000, found 149999"),
+        (
+            [("2026-03-01_001", 0, N_SAMPLES), ("2026-03-02", N_SAMPLES, 10)],
+            "recording.json of shank0: samples: expected 150010, found 150000",
+        ),
+    ],
+)
+def test_parts_of_another_recording(parts, message):
+    made = built()
+    listed = [Part(subject="mouse01", session=name, start=start, n_samples=n) for name, start, n in parts]
+    with pytest.raises(ValueError, match=message):
+        gathered(made, preprocess=made.preprocess.model_copy(update={"parts": listed}))
+
+
+def test_a_spike_beyond_the_recording(tmp_path):
+    """Shorter by one sample than the last spike says, in all documents."""
+    made = built()
+    last = max(int(np.load(unit.sorting / "spike_samples.npy").max(initial=0)) for unit in made.units)
+    units = []
+    for k, unit in enumerate(made.units):
+        recording = json.loads(unit.recording.read_text())
+        (tmp_path / f"{k}.json").write_text(json.dumps({**recording, "n_samples": last}))
+        units.append(UnitFolders(unit.sorting, unit.analysis, unit.labels, tmp_path / f"{k}.json"))
+    part = Part(subject="mouse01", session="2026-03-01_001", start=0, n_samples=last)
+    with pytest.raises(ValueError, match=f"to {last} of a recording of {last} samples"):
+        gathered(
+            made,
+            units,
+            document=session_of(made, "2026-03-01_001", (last, 0)),
+            preprocess=made.preprocess.model_copy(update={"parts": [part]}),
+        )

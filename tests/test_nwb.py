@@ -6,10 +6,10 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from exported_probe import CLOCK, LABELS, N_SAMPLES, RATE, UNIT_IDS, built
+from exported_probe import CLOCK, LABELS, N_SAMPLES, RATE, UNIT_IDS, built, session_of
 from nwbinspector import Importance, inspect_nwbfile
 from powerpixels import nwb
-from powerpixels.documents import Session
+from powerpixels.documents import Part, Session
 from powerpixels.export import gather
 from pynwb import NWBHDF5IO, validate
 
@@ -116,6 +116,60 @@ def test_start_time_of_a_recording_without_one():
     assert "Only the session's date is known" in known
     start, known = nwb.start_time(session(start_time="2026-03-01T12:00:00+02:00"))
     assert (start.isoformat(), known) == ("2026-03-01T12:00:00+02:00", "")
+
+
+def test_gaps_are_invalid_times(nwbfile, tmp_path):
+    assert nwbfile.invalid_times is None
+    made = built()
+    pieces = ((50_000, 10), (60_000, 10 + 50_000 + 45_000), (40_000, 10 + 155_000 + 301))
+    export = gather(session_of(made, "2026-03-01_001", *pieces), made.preprocess, CLOCK, made.units)
+    path = nwb.write_nwb(export, tmp_path)
+    assert validate(path=str(path)) == []
+    found = list(inspect_nwbfile(nwbfile_path=path, importance_threshold=Importance.BEST_PRACTICE_VIOLATION))
+    unknown = {"check_subject_species_exists", "check_subject_age"}
+    assert {message.check_function_name for message in found} == unknown
+    samples = np.array([0, 50_000, 95_000, 155_000, 155_301, 195_301])
+    seconds = CLOCK.offset_s + CLOCK.slope * samples / RATE
+    with NWBHDF5IO(path, "r") as io:
+        nwbfile = io.read()
+        invalid = nwbfile.invalid_times.to_dataframe()
+        assert invalid["start_time"].to_numpy() == pytest.approx(seconds[1:-1:2], abs=1e-9)
+        assert invalid["stop_time"].to_numpy() == pytest.approx(seconds[2:-1:2], abs=1e-9)
+        assert "301 samples" in invalid["tags"][1][0]
+        table = nwbfile.units.to_dataframe()
+        for cluster in range(len(table)):
+            observed = table.loc[cluster, "obs_intervals"]
+            assert np.ravel(observed) == pytest.approx(seconds, abs=1e-9)
+            times = table.loc[cluster, "spike_times"]
+            assert times.tobytes() == export.spike_times[export.spike_clusters == cluster].tobytes()
+            inside = (times[:, None] >= observed[:, 0]) & (times[:, None] < observed[:, 1])
+            assert np.all(inside.sum(axis=1) == 1)
+
+
+@pytest.mark.parametrize("last", [1, 800])
+def test_a_joined_session_opens_too(tmp_path, last):
+    """Of a few spikes, so that units are silent, or none at all (which NWB Inspector can't read)."""
+    made = built()
+    parts = [
+        Part(subject="mouse01", session=name, start=start, n_samples=n)
+        for name, start, n in (("2026-03-01", 0, N_SAMPLES - last), ("2026-03-02", N_SAMPLES - last, last))
+    ]
+    preprocess = made.preprocess.model_copy(update={"parts": parts})
+    export = gather(session_of(made, "2026-03-02", (last, 0)), preprocess, CLOCK, made.units)
+    path = nwb.write_nwb(export, tmp_path)
+    assert validate(path=str(path)) == []
+    if last > 1:
+        found = inspect_nwbfile(nwbfile_path=path, importance_threshold=Importance.BEST_PRACTICE_VIOLATION)
+        assert {message.check_function_name for message in found} == {
+            "check_subject_species_exists",
+            "check_subject_age",
+        }
+    with NWBHDF5IO(path, "r") as io:
+        units = io.read().units
+        assert "Sorted together with 2026-03-01; labels" in units.description
+        assert units["session_spikes"][:].tolist() == [len(units["spike_times"][k]) for k in range(5)]
+        assert units["session_spikes"][:].sum() == export.spike_samples.size
+        assert (export.spike_samples.size == 0) == (last == 1)
 
 
 def test_a_probe_without_units_opens_too(tmp_path):

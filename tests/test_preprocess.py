@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import scipy.signal
 import spikeinterface.preprocessing as spre
+import zarr
 from powerpixels.documents import (
     Channel,
+    JoinedProbe,
+    Piece,
     Preprocess,
     PreprocessedUnit,
     Probe,
@@ -21,9 +24,11 @@ from powerpixels.documents import (
     Session,
     Stream,
 )
-from powerpixels.preprocess import Settings, output_gain_uv, preprocess_probe
-from powerpixels.recordings import load_preprocessed, load_raw_ap
+from powerpixels.preprocess import Settings, _random_chunks, output_gain_uv, preprocess_probe
+from powerpixels.raw_ap import load_raw_ap
+from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
+from spikeinterface.core import NumpyRecording, get_random_data_chunks
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 30000
@@ -79,35 +84,51 @@ def _channels() -> list[Channel]:
     return channels
 
 
-def _document(folder: Path, counts: np.ndarray, channels: list[Channel], n_columns: int) -> ProbeDocument:
+def _document(
+    folder: Path,
+    counts: np.ndarray,
+    channels: list[Channel],
+    n_columns: int,
+    pieces: tuple[tuple[int, int], ...] = (),
+    session: str = "2026-01-01",
+) -> JoinedProbe:
+    """Write counts below folder and describe them; pieces: (n_samples, first_sample) of each file, all if ()."""
     columns = np.zeros((len(counts), n_columns), dtype="<i2")
     for channel in channels:
         row = int(channel.contact_id[3:])
         columns[:, channel.raw_column] = counts[:, (channel.shank - 1) * PER_SHANK + row]
     folder.mkdir(parents=True, exist_ok=True)
-    columns.tofile(folder / "t.ap.bin")
+    files, parts, start = [], [], 0
+    for k, (n_samples, first_sample) in enumerate(pieces or ((len(counts), None),)):
+        name = f"t{k}.ap.bin"
+        columns[start : start + n_samples].tofile(folder / name)
+        files.append(RawFile(path=name, role="data", size_bytes=n_samples * n_columns * 2))
+        parts.append(Piece(path=name, first_row=0, n_samples=n_samples, first_sample=first_sample))
+        start += n_samples
+    assert start == len(counts)
     stream = Stream(
         name="imec0.ap",
         kind="ap",
-        files=[RawFile(path="t.ap.bin", role="data", size_bytes=columns.nbytes)],
+        files=files,
         sampling_rate_hz=float(RATE),
         n_columns=n_columns,
         n_samples=len(counts),
-        first_sample=None,
+        first_sample=parts[0].first_sample,
+        pieces=parts,
         channels=channels,
     )
-    session = Session(
-        subject="s", session="2026-01-01", acquisition="spikeglx", acquisition_version=None, start_time=None
+    described = Session(
+        subject="s", session=session, acquisition="spikeglx", acquisition_version=None, start_time=None
     )
     shanks = sorted({channel.shank for channel in channels})
     probe = Probe(
         name="probe00", part_number=None, serial_number=None, model=None, shanks=shanks, ap=stream, lf=None
     )
-    return ProbeDocument(session=session, probe=probe)
+    return JoinedProbe(recordings=[ProbeDocument(session=described, probe=probe)])
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory) -> tuple[ProbeDocument, Path]:
+def raw(tmp_path_factory) -> tuple[JoinedProbe, Path]:
     folder = tmp_path_factory.mktemp("raw")
     return _document(folder, _signal(3), _channels(), 2 * PER_SHANK + 2), folder
 
@@ -145,7 +166,7 @@ def test_identity_survives_removal(local):
         assert recording.get_property("raw_column").tolist() == [by_contact[k].raw_column for k in kept]
 
 
-def _lazy_chain(document: ProbeDocument, folder: Path, shank: int, reference) -> np.ndarray:
+def _lazy_chain(document: JoinedProbe, folder: Path, shank: int, reference) -> np.ndarray:
     """The shank's chain by SpikeInterface, in counts from the file to float64 µV in one piece."""
     raw = load_raw_ap(document, folder)
     contacts = raw.get_property("contact_id")
@@ -287,8 +308,232 @@ def test_output_gain_is_a_power_of_two_of_the_raw(gains, expected):
 
 def test_too_short_recording_is_refused(tmp_path):
     document = _document(tmp_path, _signal(3)[: RATE // 2], _channels(), 2 * PER_SHANK + 2)
-    with pytest.raises(DataError, match=r"t\.ap\.bin.*at least 1 s.*0\.5"):
+    with pytest.raises(DataError, match=r"t0\.ap\.bin.*at least 1 s.*0\.5"):
         preprocess_probe(document, tmp_path, tmp_path / "out", Settings())
+
+
+def _run(joined: JoinedProbe, raw_dir, out: Path, settings: Settings, jobs: int = 1) -> Preprocess:
+    """Preprocess; every unit's recording.json must fit its traces."""
+    result = preprocess_probe(joined, raw_dir, out, settings, jobs)
+    n_samples = sum(document.probe.ap.n_samples for document in joined.recordings)
+    for unit in result.units:
+        assert load_preprocessed(out / unit).get_num_samples() == n_samples
+    return result
+
+
+def _bytes(out: Path) -> list[bytes]:
+    return [(out / unit / "traces.bin").read_bytes() for unit in ("shank1", "shank2")]
+
+
+def _labels(result: Preprocess) -> dict[str, str]:
+    return {label.contact_id: label.label for label in result.labels}
+
+
+COLUMNS = 2 * PER_SHANK + 2
+FIRST = 31_000
+GAP = 45_000
+SECOND = N_SAMPLES - FIRST
+
+
+@pytest.mark.parametrize("reference", ["local", "destripe"])
+def test_nothing_runs_over_a_gap(tmp_path, reference):
+    """The traces on both sides of a gap are those of each side alone."""
+    settings = Settings(reference=reference)
+    counts = _signal(3)
+    pieces = ((FIRST, 1000), (SECOND, 1000 + FIRST + GAP))
+    joined = _document(tmp_path / "raw", counts, _channels(), COLUMNS, pieces)
+    result = _run(joined, tmp_path / "raw", tmp_path / "out", settings, jobs=2)
+    assert _labels(result) == _expected_labels()
+    assert result.steps[0] == {
+        "step": "read",
+        "sessions": [
+            {
+                "session": "2026-01-01",
+                "blocks": [
+                    {"n_samples": FIRST, "gap_before": 0},
+                    {"n_samples": SECOND, "gap_before": GAP},
+                ],
+            }
+        ],
+    }
+    alone = []
+    for k, part in enumerate((counts[:FIRST], counts[FIRST:])):
+        folder = tmp_path / f"alone{k}"
+        single = _run(_document(folder, part, _channels(), COLUMNS), folder, folder / "out", settings)
+        assert _labels(single) == _expected_labels()
+        alone.append(_bytes(folder / "out"))
+    if reference == "local":
+        assert _bytes(tmp_path / "out") == [one + other for one, other in zip(*alone, strict=True)]
+    else:
+        # The gain control's floor is of the channels' levels, which are a little different in each part.
+        for unit, one, other in zip(_bytes(tmp_path / "out"), *alone, strict=True):
+            together, apart = (np.frombuffer(data, "<i2").astype(int) for data in (unit, one + other))
+            assert np.max(np.abs(together - apart)) <= 1
+            assert np.mean(together != apart) < 1e-3
+
+
+def test_files_without_a_gap_are_one_recording(raw, local, tmp_path):
+    pieces = ((FIRST, 1000), (SECOND, 1000 + FIRST))
+    joined = _document(tmp_path, _signal(3), _channels(), COLUMNS, pieces)
+    _run(joined, tmp_path, tmp_path / "out", Settings())
+    assert _bytes(tmp_path / "out") == _bytes(local)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_short_blocks(tmp_path, reference):
+    """Files of 40 ms to one sample: what can be filtered is, the rest is zeros, the others do not suffer."""
+    lengths = (FIRST, 1200, 300, 61, 59, 18, 1)
+    counts = _signal(3)[: sum(lengths)]
+    starts = np.cumsum([0, *lengths])
+    pieces = tuple((n, 1000 + 40_000 * k) for k, n in enumerate(lengths))
+    joined = _document(tmp_path / "raw", counts, _channels(), COLUMNS, pieces)
+    settings = Settings(reference=reference)
+    result = _run(joined, tmp_path / "raw", tmp_path / "out", settings, jobs=2)
+    assert _labels(result) == _expected_labels()
+    assert [block.get("zeros", False) for block in result.steps[0]["sessions"][0]["blocks"]] == (
+        [False] * 4 + [True] * 3
+    )
+    for shank in (1, 2):
+        recording = load_preprocessed(tmp_path / "out" / f"shank{shank}")
+        traces = recording.get_traces()
+        gain = recording.get_channel_gains()[0] / GAIN_UV
+        for k in range(4):
+            spread = np.std(traces[starts[k] : starts[k + 1]]) * gain
+            assert 0.5 < spread < 12, (k, spread)
+        assert not traces[starts[4] :].any()
+
+
+def test_only_short_blocks(tmp_path, caplog):
+    """Nothing is long enough to look for bad channels in: none is found, and that is said."""
+    counts = _signal(3)[: 11 * 2900]
+    joined = _document(tmp_path, counts, _channels(), COLUMNS, tuple((2900, 5000 * k) for k in range(11)))
+    result = _run(joined, tmp_path, tmp_path / "out", Settings())
+    assert set(_labels(result).values()) == {"good"}
+    assert any("bad channels can't be found" in message for message in caplog.messages)
+
+
+def test_many_short_blocks_are_looked_at(tmp_path):
+    """Blocks shorter than a detection chunk of the usual length: the planted channels are found in them."""
+    n = 6000
+    pieces = tuple((n, 9000 * k) for k in range(10)) + ((N_SAMPLES - 10 * n, 100_000),)
+    joined = _document(tmp_path, _signal(3), _channels(), COLUMNS, pieces)
+    result = _run(joined, tmp_path, tmp_path / "out", Settings())
+    assert _labels(result) == _expected_labels()
+
+
+def _two_sessions(folder: Path, second: np.ndarray) -> tuple[JoinedProbe, list[Path]]:
+    """The usual signal in a session of two files with a gap, then ``second`` in one of another day."""
+    first = _document(
+        folder / "a", _signal(3), _channels(), COLUMNS, ((FIRST, 0), (SECOND, FIRST + GAP)), "2026-01-01"
+    )
+    other = _document(folder / "b", second, _channels(), COLUMNS, (), "2026-01-02")
+    joined = JoinedProbe(recordings=[*first.recordings, *other.recordings])
+    return joined, [folder / "a", folder / "b"]
+
+
+def test_joined_sessions_are_each_by_itself(tmp_path):
+    second = _signal(7)[: RATE + 5]
+    joined, folders = _two_sessions(tmp_path, second)
+    result = _run(joined, folders, tmp_path / "out", Settings(), jobs=2)
+    assert [(part.subject, part.session, part.start, part.n_samples) for part in result.parts] == [
+        ("s", "2026-01-01", 0, N_SAMPLES),
+        ("s", "2026-01-02", N_SAMPLES, RATE + 5),
+    ]
+    assert _labels(result) == _expected_labels()
+    alone = []
+    for k, folder in enumerate(folders):
+        single = JoinedProbe(recordings=[joined.recordings[k]])
+        _run(single, folder, tmp_path / f"alone{k}", Settings())
+        alone.append(_bytes(tmp_path / f"alone{k}"))
+    assert _bytes(tmp_path / "out") == [one + other for one, other in zip(*alone, strict=True)]
+
+
+def test_a_channel_bad_in_one_session_is_bad_in_all(tmp_path):
+    """A channel dies before the second session, which is much shorter than the first."""
+    second = _signal(7)[: RATE + 5]
+    second[:, 5] = _signal(8)[: RATE + 5, PER_SHANK + DEAD]
+    joined, folders = _two_sessions(tmp_path, second)
+    result = _run(joined, folders, tmp_path / "out", Settings())
+    assert _labels(result) == _expected_labels() | {"s1e5": "dead"}
+    step = next(step for step in result.steps if step["step"] == "detect_bad_channels")
+    assert [session["found"]["dead"] for session in step["sessions"]] == [1, 2]
+    contacts = load_preprocessed(tmp_path / "out" / "shank1").get_property("contact_id")
+    assert contacts.tolist() == [f"s1e{row}" for row in range(PER_SHANK) if row != 5]
+
+
+def test_too_short_sessions_may_be_joined(tmp_path):
+    """Half a second is refused alone, and taken with another session."""
+    joined, folders = _two_sessions(tmp_path, _signal(7)[: RATE // 2])
+    result = _run(joined, folders, tmp_path / "out", Settings())
+    assert _labels(result) == _expected_labels()
+    with pytest.raises(DataError, match=r"t0\.ap\.bin.*at least 1 s.*0\.5"):
+        preprocess_probe(JoinedProbe(recordings=joined.recordings[1:]), folders[1], tmp_path, Settings())
+
+
+def _of_lengths(*lengths: int) -> NumpyRecording:
+    """Traces whose values are their segment and sample."""
+    return NumpyRecording(
+        [np.arange(n, dtype="int32")[:, None] + 1_000_000 * k for k, n in enumerate(lengths)], float(RATE)
+    )
+
+
+def test_random_chunks_of_one_segment_are_spikeinterfaces():
+    recording = _of_lengths(70_000)
+    chunks = _random_chunks(recording, 25, 0.3, seed=42)
+    own = np.concatenate([chunks.get_traces(segment_index=k) for k in range(chunks.get_num_segments())])
+    drawn = get_random_data_chunks(recording, num_chunks_per_segment=25, chunk_size=9000, seed=42)
+    assert np.array_equal(own, drawn)
+
+
+def test_random_chunks_lie_in_blocks_by_their_length():
+    chunks = _random_chunks(_of_lengths(100, 12_000, 8_999, 39_000, 9000), 2000, 0.3, seed=1)
+    starts = []
+    for k in range(chunks.get_num_segments()):
+        traces = chunks.get_traces(segment_index=k)[:, 0]
+        assert traces.size == 9000
+        assert np.all(np.diff(traces) == 1)  # within one block
+        starts.append(traces[0])
+    block = np.array(starts) // 1_000_000
+    assert set(block) <= {1, 3, 4}
+    # 3001, 30001 and 1 possible starts
+    assert np.mean(block == 1) == pytest.approx(3001 / 33_003, abs=0.02)
+    assert np.min(np.array(starts)[block == 3] % 1_000_000) < 200
+    assert np.max(np.array(starts)[block == 3] % 1_000_000) > 29_800
+
+
+@pytest.mark.parametrize("form", ["cbin", "zarr"])
+def test_compressed_files_give_the_same_traces(raw, local, tmp_path, form):
+    joined, folder = raw
+    document = joined.recordings[0]
+    stream = document.probe.ap
+    if form == "cbin":
+        mtscomp = pytest.importorskip("mtscomp")
+        mtscomp.compress(
+            folder / "t0.ap.bin",
+            tmp_path / "t0.ap.cbin",
+            tmp_path / "t0.ap.ch",
+            sample_rate=RATE,
+            n_channels=COLUMNS,
+            dtype=np.int16,
+            check_after_compress=False,
+        )
+        files = [("t0.ap.cbin", "data"), ("t0.ap.ch", "index")]
+    else:
+        counts = np.fromfile(folder / "t0.ap.bin", "<i2").reshape(-1, COLUMNS)
+        zarr.open_group(tmp_path / "t0.ap.zarr", mode="w").create_dataset(
+            "traces_seg0", data=counts, chunks=(7000, 10)
+        )
+        files = [("t0.ap.zarr", "data")]
+    compressed = stream.model_copy(
+        update={
+            "files": [RawFile(path=path, role=role, size_bytes=0) for path, role in files],
+            "pieces": [stream.pieces[0].model_copy(update={"path": files[0][0]})],
+        }
+    )
+    probe = document.probe.model_copy(update={"ap": compressed})
+    joined = JoinedProbe(recordings=[document.model_copy(update={"probe": probe})])
+    _run(joined, tmp_path, tmp_path / "out", Settings(), jobs=2)
+    assert _bytes(tmp_path / "out") == _bytes(local)
 
 
 def test_simulated_session(session_small, tmp_path):
@@ -299,10 +544,10 @@ def test_simulated_session(session_small, tmp_path):
     truth = Truth.load(session_small)
     documents = stage_documents(inspect_documents(session_small / "raw", "sim01", "2026-03-01_001"))
     for name in ("probe00", "probe01"):
-        documents[f"{name}.json"].save(tmp_path / f"{name}.json")
+        JoinedProbe(recordings=[documents[f"{name}.json"]]).save(tmp_path / f"{name}.json")
         subprocess.run(
             [sys.executable, ROOT / "bin" / "pp_preprocess.py", "--probe", f"{name}.json"]
-            + ["--raw-dir", session_small / "raw", "--out", name, "--jobs", "2"],
+            + ["--raw-dir", session_small / "raw", "--out", name, "--jobs", "2", "--reference", "global"],
             cwd=tmp_path,
             check=True,
             capture_output=True,

@@ -12,7 +12,15 @@ import spikeglx as ibl
 from neo.rawio import spikeglxrawio as neo
 from powerpixels import sglx
 from powerpixels.stage import DataError, TemporaryError
-from sglx_files import imro_np1, nidq_header, np1_header, np2_header, write_header
+from sglx_files import (
+    imro_np1,
+    nidq_header,
+    np1_header,
+    np2_header,
+    obx_header,
+    write_header,
+    write_recording,
+)
 from spikeinterface.extractors import read_spikeglx
 from spikeinterface.extractors.neuropixels_utils import get_neuropixels_sample_shifts_from_probe
 
@@ -119,6 +127,7 @@ def test_every_real_header_keeps_file_size_first_sample_and_paths(real_data, rea
         meta = sglx.read_meta(path)
         data = path.with_suffix(".bin")
         size = data.stat().st_size if data.exists() else int(meta.text("fileSizeBytes"))
+        assert [piece.n_samples for piece in stream.pieces] == [stream.n_samples], path
         assert stream.n_samples == size // 2 // int(meta.text("nSavedChans")), path
         assert stream.first_sample == int(meta.text("firstSample")), path
         assert stream.files[-1].path == path.relative_to(real_data).as_posix()
@@ -264,7 +273,7 @@ def test_traces_of_a_real_recording_in_volts(real_data):
         ("Noise4Sam_g0_t0.nidq", "nidq"),
     ):
         stream = sglx.read_stream(folder / f"{stem}.meta", folder)
-        counts = np.fromfile(stream.data_file(folder), "int16").reshape(-1, stream.n_columns)
+        counts = np.fromfile(folder / stream.files[0].path, "int16").reshape(-1, stream.n_columns)
         recording = read_spikeglx(folder, stream_id=stream_id)
         assert recording.get_num_frames() == stream.n_samples == len(counts)
         if stream_id == "nidq":
@@ -375,8 +384,12 @@ def test_catgt_output_is_not_shifted_twice(tmp_path):
     command = "<CatGT -dir=/data -run=run -g=0 -t=0 -ap -prb=0{}>"
     aligned = read(tmp_path, np1_header(catGTCmdline0=command.format("")))
     assert {c.inter_sample_shift for c in aligned.channels} == {0.0}
-    kept = read(tmp_path, np1_header(catGTCmdline0=command.format(" -no_tshift")))
-    assert [c.inter_sample_shift for c in kept.channels] == plain and max(plain) > 0
+    # up to version 2.1, which had these filter options, it aligned only when told to
+    for option in (" -no_tshift", " -aphipass=300", " -gbldmx -aphipass=300"):
+        kept = read(tmp_path, np1_header(catGTCmdline0=command.format(option)))
+        assert [c.inter_sample_shift for c in kept.channels] == plain and max(plain) > 0, option
+    aligned = read(tmp_path, np1_header(catGTCmdline0=command.format(" -aphipass=300 -tshift")))
+    assert {c.inter_sample_shift for c in aligned.channels} == {0.0}
 
 
 def test_nidq_with_muxed_channels_two_devices_and_a_saved_subset(tmp_path):
@@ -414,6 +427,56 @@ def test_nidq_with_muxed_channels_two_devices_and_a_saved_subset(tmp_path):
     for keys in ({"syncNiChanType": "1", "syncNiChan": "6"}, {"syncNiChan": "4"}, {"syncNiChan": "64"}):
         stream = read(tmp_path, {**header, **keys}, "run_g0_t0.nidq.meta")
         assert (stream.sync_column, stream.sync_bit) == (None, None), keys
+
+
+def test_onebox_lines_gains_and_sync(tmp_path):
+    """Twelve inputs, of which 3, 5 and 11 were saved, the digital word and the sync word."""
+    keys = {
+        "acqXaDwSy": "12,1,1",
+        "snsXaDwSy": "3,1,1",
+        "nSavedChans": "5",
+        "snsSaveChanSubset": "3,5,11:13",
+        "obAiRangeMax": "2.5",
+    }
+    stream = read(tmp_path, obx_header(**keys), "run_g0_t0.obx1.obx.meta")
+    assert (stream.name, stream.kind, stream.sampling_rate_hz) == ("obx1", "obx", 30303)
+    assert [(line.raw_column, line.name, line.gain_v) for line in stream.analog] == [
+        (0, "XA3", 2.5 / 32768),
+        (1, "XA5", 2.5 / 32768),
+        (2, "XA11", 2.5 / 32768),
+    ]
+    assert [(line.raw_column, line.bit, line.name) for line in stream.digital] == [
+        (3, bit, f"XD0.{bit}") for bit in range(12)
+    ]
+    assert (stream.sync_column, stream.sync_bit) == (4, 6)
+    keys = {"acqXaDwSy": "12,0,1", "snsXaDwSy": "12,0,1", "nSavedChans": "13"}
+    stream = read(tmp_path, obx_header(**keys), "run_g0_t0.obx0.obx.meta")
+    assert (len(stream.analog), stream.digital, stream.sync_column) == (12, [], 12)
+
+
+def test_onebox_is_read_as_neo_reads_it(tmp_path):
+    samples = np.arange(4 * 3000, dtype="int16").reshape(-1, 4)
+    header = obx_header(**{"~snsChanMap": "(2,1,1)(XA0;0:0)(XA1;1:1)(XD0;2:2)(SY0;3:3)"})
+    path = write_recording(tmp_path / "run_g0_t0.obx0.obx.meta", header, samples=samples)
+    stream = sglx.read_stream(path, tmp_path)
+    info = neo.extract_stream_info(str(path), neo.read_meta_file(path))
+    np.testing.assert_allclose([line.gain_v for line in stream.analog], info["channel_gains"][:2])
+    assert [line.name for line in stream.analog] == info["channel_names"][:2]
+    assert (stream.sampling_rate_hz, stream.n_samples) == (info["sampling_rate"], 3000)
+
+
+def test_names_of_ibls_archive(tmp_path):
+    """A data set's number stands before the last suffix, another one in each file."""
+    uuid = "b9a3e3a0-2a4c-4b0e-8a5d-1c2d3e4f5a6b"
+    path = write_header(tmp_path / f"_spikeglx_ephysData_g0_t0.imec1.ap.{uuid}.meta", np1_header())
+    name = sglx.stream_name(path, sglx.read_meta(path))
+    assert (name.run, name.gate, name.device, name.kind) == ("_spikeglx_ephysData", 0, "imec1", "ap")
+    others = [
+        f"_spikeglx_ephysData_g0_t0.imec1.ap.{k}{uuid[1:]}{end}" for k, end in ((1, ".cbin"), (2, ".ch"))
+    ]
+    for other in (*others, "_spikeglx_ephysData_g0_t0.imec1.lf.cbin"):
+        (tmp_path / other).write_bytes(b"1")
+    assert [file.name for file in sglx.data_files(path)] == others[:1]
 
 
 def test_notes_in_another_encoding_do_not_matter(tmp_path):
@@ -477,9 +540,14 @@ def test_a_renamed_file_is_named_by_its_header(tmp_path):
         ("UNKNOWN_PROBE", {"imDatPrb_pn": "NP9999"}, "'NP9999'"),
         ("UNKNOWN_PROBE", {"imDatPrb_pn": None}, "imDatPrb_pn, found ''"),
         ("UNKNOWN_PROBE", {"imDatPrb_pn": None, "imProbeOpt": "4"}, "option 4"),
-        ("UNSUPPORTED_STREAM", {"typeThis": "obx"}, "OneBox's analog inputs"),
+        ("META_UNREADABLE", {"typeThis": "obx"}, "snsXaDwSy: it is missing"),
         ("UNSUPPORTED_STREAM", {"typeThis": "whisper"}, "type 'whisper'"),
         ("UNSUPPORTED_STREAM", {"snsApLfSy": "192,192,1"}, "192 AP and 192 LF"),
+        (
+            "UNSUPPORTED_STREAM",
+            {"imDatPrb_pn": "NP3020", "imDatApi": "3.71.2"},
+            "recordings of NP3020 by versions of SpikeGLX with imDatApi 3.71.2 have them inverted",
+        ),
         (
             "UNSUPPORTED_STREAM",
             {"snsApLfSy": "0,384,1", "acqApLfSy": "384,0,1"},
@@ -493,6 +561,22 @@ def test_what_cannot_be_read_says_which_file_and_key(tmp_path, code, keys, words
     assert isinstance(caught.value, DataError) and caught.value.code == code
     assert str(caught.value).startswith("run_g0_t0.imec0.ap.meta: ")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"imDatApi": "4.0.2"},
+        {"imDatApi": "4.1"},
+        {"imDatApi": "3.71", "catGTCmdline0": "<CatGT -dir=/d>"},
+        {"imDatApi": "3.71", "imDatPrb_pn": "NP2014"},
+    ],
+)
+def test_nxt_probes_are_inverted_up_to_one_version(tmp_path, keys):
+    """The imro table here is another probe's: what matters is that it is come to."""
+    with pytest.raises(sglx.HeaderError) as caught:
+        read(tmp_path, np1_header(**{"imDatPrb_pn": "NP3020", "~imroTbl": "garbage", **keys}))
+    assert caught.value.code == "META_UNREADABLE"
 
 
 @pytest.mark.parametrize(

@@ -461,9 +461,41 @@ def test_command_writes_a_session_and_its_samplesheet(tmp_path, capsys):
         run(parse(str(folder), "--preset", "small"))
 
 
+def test_command_writes_a_layout_and_a_fault(tmp_path, monkeypatch, capsys):
+    config = tiny()
+    monkeypatch.setattr(SimulationConfig, "small", lambda: config)
+    folder = tmp_path / "s"
+    run(parse(str(folder), "--preset", "small", "--layout", "openephys", "--fault", "truncated:ProbeB"))
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    truth = Truth.load(folder)
+    raw = (folder / "samplesheet.csv").read_text().splitlines()[1].split(",")[2]
+    assert Path(raw) == truth.run_folder and (truth.run_folder / "Record Node 101" / "settings.xml").exists()
+    for probe, part in (("ProbeA", 1.0), ("ProbeB", 0.8)):
+        ap = truth.probe(probe).ap
+        assert (folder / ap.file).stat().st_size == 2 * ap.n_columns * round(part * ap.n_samples)
+    with pytest.raises(DataError, match="expected an empty or new folder"):
+        run(parse(str(folder), "--preset", "small", "--layout", "flat"))
+
+
+def test_command_writes_another_session_of_the_same_units(tmp_path, monkeypatch, capsys):
+    config = tiny()
+    monkeypatch.setattr(SimulationConfig, "small", lambda: config)
+    for seed in ("2", "3"):
+        run(parse(str(tmp_path / seed), "--preset", "small", "--session-seed", seed, "--fault", "empty_file"))
+    first, second = (Truth.load(tmp_path / seed) for seed in ("2", "3"))
+    assert first.document.config.run != second.document.config.run
+    assert first.probe("imec1").channels == second.probe("imec1").channels
+    assert not np.array_equal(first.spikes("imec1")["sample"], second.spikes("imec1")["sample"])
+    assert (first.folder / first.probe("imec0").ap.file).stat().st_size == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--duration", "1"), "duration_s"), (("--start-time", "yesterday"), "start_time")],
+    [
+        (("--duration", "1"), "duration_s"),
+        (("--start-time", "yesterday"), "start_time"),
+        (("--session-seed", "-1"), "session_seed"),
+    ],
 )
 def test_command_refuses_impossible_sizes_and_times(tmp_path, arguments, message):
     with pytest.raises(DataError, match=message):

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from powerpixels import summary
-from powerpixels.documents import ProbeSummary
+from powerpixels import report, summary
+from powerpixels.documents import Fault, Inventory, ProbeSummary, Session
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
@@ -60,7 +60,25 @@ SUMMARIES = [
 ]
 FAILURES = [
     failed("mouse01", "2026-03-02_001", "probe00"),
-    failed("mouse01", "2026-03-01_001", "", stage="INSPECT", exit=1, reason="two\nlines"),
+    failed("mouse01", "2026-03-01_001", "", stage="INSPECT", exit=65, reason="NO_RECORDING: two\nlines"),
+]
+INVENTORIES = [
+    Inventory(
+        session=Session(
+            subject="mouse01",
+            session="2026-03-02_001",
+            acquisition="spikeglx",
+            acquisition_version="20230411",
+            start_time=None,
+        ),
+        probes=[],
+        nidq=None,
+        faults=[
+            Fault(code="ALL_ZERO", severity="blocks", message="all is 0", probe="probe00"),
+            Fault(code="GAP", severity="warns", message="2 s are missing", probe="probe01"),
+            Fault(code="SYNC_MISSING", severity="warns", message="no line", stream="nidq"),
+        ],
+    )
 ]
 ORDER = [
     ("mouse01", "2026-03-01_001", "", "failed"),
@@ -71,14 +89,14 @@ ORDER = [
 
 
 def test_rows_are_sorted_and_complete():
-    rows = summary.table(SUMMARIES, FAILURES)
+    rows = summary.table(SUMMARIES, FAILURES, INVENTORIES)
     assert [(r["subject"], r["session"], r["probe"], r["status"]) for r in rows] == ORDER
-    assert rows == summary.table(SUMMARIES[::-1], FAILURES[::-1])
+    assert rows == summary.table(SUMMARIES[::-1], FAILURES[::-1], INVENTORIES[::-1])
     assert all(list(row) == summary.COLUMNS for row in rows)
 
 
 def test_csv_reads_back_exactly(tmp_path):
-    rows = summary.table(SUMMARIES, FAILURES)
+    rows = summary.table(SUMMARIES, FAILURES, INVENTORIES)
     summary.write_csv(rows, tmp_path / "summary.csv")
     with open(tmp_path / "summary.csv", newline="", encoding="utf-8") as file:
         back = list(csv.DictReader(file))
@@ -87,14 +105,60 @@ def test_csv_reads_back_exactly(tmp_path):
     assert float(back[3]["sync_rms_us"]) == 0.1 + 0.2
     assert back[3]["n_spikes"] == "12345678"
     assert (back[3]["reason"], back[3]["log"], back[3]["exit"], back[2]["model"]) == ("", "", "", "")
-    assert back[2]["warnings"] == "shank1: a, b; shank3: c"
-    assert (back[0]["reason"], back[0]["exit"], back[0]["n_units"]) == ("two\nlines", "1", "")
+    assert back[2]["warnings"] == "shank1: a, b; shank3: c; GAP: 2 s are missing; SYNC_MISSING: no line"
+    assert [row["faults"] for row in back] == [
+        "NO_RECORDING",
+        "ALL_ZERO SYNC_MISSING",
+        "GAP SYNC_MISSING",
+        "",
+    ]
+    assert (back[0]["reason"], back[0]["exit"], back[0]["n_units"]) == ("NO_RECORDING: two\nlines", "65", "")
     assert back[1]["reason"] == FAILURES[0]["reason"]
 
 
 def test_failure_with_other_keys_is_refused():
     with pytest.raises(ValueError, match="a failure has the keys"):
-        summary.table([], [{"subject": "mouse01", "reason": "?"}])
+        summary.table([], [{"subject": "mouse01", "reason": "?"}], [])
+
+
+def test_faults_reach_the_probes_that_they_concern():
+    rows = summary.table(SUMMARIES, FAILURES, INVENTORIES)
+    shared = "SYNC_MISSING: no line"
+    # another session's probe of the same name has none; what blocks is in the reason, not a warning
+    assert [row["warnings"] for row in rows] == [
+        [],
+        [shared],
+        ["shank1: a, b", "shank3: c", "GAP: 2 s are missing", shared],
+        [],
+    ]
+    assert [row["faults"] for row in rows] == [
+        ["NO_RECORDING"],
+        ["ALL_ZERO", "SYNC_MISSING"],
+        ["GAP", "SYNC_MISSING"],
+        [],
+    ]
+    assert SUMMARIES[1].warnings == ["shank1: a, b", "shank3: c"]
+
+
+def test_codes_are_read_from_reasons():
+    """Of a session that has no inventory; other words in capitals are no codes."""
+    reason = "ALL_ZERO: run.bin: NP1 data were expected. SOME_WORD: that. SYNC_NO_EDGES: none; see GAP"
+    rows = summary.table([], [failed("m", "2026-03-01_001", "probe00", reason=reason)], [])
+    assert rows[0]["faults"] == ["ALL_ZERO", "SYNC_NO_EDGES"]
+
+
+def test_a_fault_that_blocks_is_named_once():
+    """It stands in the inventory and in the reason of the failure."""
+    failure = failed("mouse01", "2026-03-02_001", "probe00", reason="ALL_ZERO: all is 0")
+    [row] = summary.table([], [failure], INVENTORIES)
+    assert row["faults"] == ["ALL_ZERO", "SYNC_MISSING"]
+
+
+def test_text_gives_a_shared_warning_once():
+    text = summary.as_text(summary.table(SUMMARIES, FAILURES, INVENTORIES))
+    assert text.count("SYNC_MISSING") == 1
+    assert "WARNING mouse01 2026-03-02_001 probe00, probe01: SYNC_MISSING: no line" in text.splitlines()
+    assert "WARNING mouse01 2026-03-02_001 probe01: GAP: 2 s are missing" in text.splitlines()
 
 
 def test_executable(tmp_path):
@@ -103,11 +167,13 @@ def test_executable(tmp_path):
         paths.append(tmp_path / f"summary{k}.json")
         document.save(paths[-1])
     (tmp_path / "failures.json").write_text(json.dumps(FAILURES))
+    INVENTORIES[0].save(tmp_path / "inventory1.json")
     result = subprocess.run(
         [
             sys.executable,
             str(BIN / "pp_report.py"),
-            *("--summaries", *map(str, paths), "--failures", "failures.json", "--out", "out"),
+            *("--summaries", *map(str, paths), "--inventories", "inventory1.json"),
+            *("--failures", "failures.json", "--out", "out"),
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(BIN)},
@@ -116,10 +182,11 @@ def test_executable(tmp_path):
         check=True,
         timeout=60,
     )
-    rows = summary.table(SUMMARIES, FAILURES)
+    rows = summary.table(SUMMARIES, FAILURES, INVENTORIES)
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == rows
     summary.write_csv(rows, tmp_path / "expected.csv")
     assert (tmp_path / "out" / "summary.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == report.page(rows, INVENTORIES)
     lines = result.stdout.splitlines()
     assert lines[0].split()[:4] == ["status", "subject", "session", "probe"]
     assert [line.split()[0] for line in lines[1:5]] == ["failed", "failed", "done", "done"]
@@ -142,6 +209,7 @@ def test_all_failed(tmp_path):
         timeout=60,
     )
     assert (tmp_path / "out" / "summary.csv").read_text().count("\n") == 2
+    assert "What failed" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_help_needs_no_packages(tmp_path):

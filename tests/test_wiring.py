@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from powerpixels.stage import DataError
-from powerpixels.wiring import Wiring, load_wiring
+from powerpixels.wiring import Inputs, Wiring, load_wiring
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -16,6 +16,16 @@ def test_default_and_full_wiring(tmp_path):
     path = tmp_path / "wiring.json"
     path.write_text('{"sync": "P1.3", "digital": {"P0.1": "lick"}, "analog": {"AI0": "pupil_2"}}')
     assert load_wiring(path) == Wiring(sync="P1.3", digital={"P0.1": "lick"}, analog={"AI0": "pupil_2"})
+
+
+def test_inputs_of_each_stream(tmp_path):
+    """Lines of different streams have the same names, and may get the same ones."""
+    path = tmp_path / "wiring.json"
+    path.write_text('{"digital": {"P0.1": "lick"}, "streams": {"obx0": {"digital": {"P0.1": "lick"}}}}')
+    wiring = load_wiring(path)
+    assert wiring.inputs("nidq") == Inputs(digital={"P0.1": "lick"})
+    assert wiring.inputs("obx0") == Inputs(digital={"P0.1": "lick"})
+    assert wiring.inputs("nidq1") == Inputs()
 
 
 @pytest.mark.parametrize(
@@ -29,6 +39,9 @@ def test_default_and_full_wiring(tmp_path):
         ('{"digital": {"P0.1": "lick", "P0.2": "lick"}}', "'lick' names more than one"),
         ('{"digital": {"P0.1": "analog"}}', "'analog' is taken"),
         ('{"analog": {"AI0": "timestamps"}}', "'timestamps' is taken"),
+        ('{"streams": {"obx0": {"sync": "P0.1"}}}', r"streams.obx0.sync"),
+        ('{"streams": {"obx0": {"digital": {"P0.1": "a b"}}}}', "'a b' cannot be part"),
+        ('{"streams": {"nidq": {}}}', "names nidq"),
     ],
 )
 def test_faulty_wiring_is_refused(tmp_path, content, message):

@@ -23,8 +23,9 @@ CHANNEL_CODES = {"good": 0, "dead": 1, "noise": 2, "out": 3}
 def write_alf(export: ProbeExport, folder: Path) -> None:
     """Write `export` to `folder`, which is made; n clusters, s spikes, c kept channels.
 
-    spikes.times (s,) float64 s, reference clock; spikes.samples (s,) int64, the probe's AP stream;
-    spikes.clusters (s,) int32; spikes.amps (s,) float32 V; spikes.depths (s,) float32 µm.
+    spikes.times (s,) float64 s, reference clock; spikes.samples (s,) int64, the probe's AP stream (what lies
+    in gaps is not counted); spikes.clusters (s,) int32; spikes.amps (s,) float32 V; spikes.depths (s,)
+    float32 µm.
 
     clusters.channels (n,) int32, row of channels.*; clusters.depths float32 µm; clusters.amps
     float32 V; clusters.peakToTrough float64 ms; clusters.waveforms (n, samples, w) float32 V, main
@@ -37,7 +38,13 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     file; channels.shanks (c,) int32; channels.contactIds (c,) text; channels.labels (c,) int64
     (CHANNEL_CODES).
 
-    _powerpixels_clock.fit.json: the clock that the times are on. Raises ValueError for an unknown label.
+    _powerpixels_clock.fit.json: the clock that the times are on.
+
+    Only where the recording has g gaps: _powerpixels_gaps.intervals (g, 2) float64 s, reference clock, last
+    sample's end and next one's begin; _powerpixels_gaps.samples (g,) int64, the first sample after it;
+    _powerpixels_gaps.missing (g,) int64, samples that were not recorded.
+
+    Raises ValueError for an unknown label.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +73,10 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
             [export.channel_labels[c.raw_column] for c in export.channels], CHANNEL_CODES
         ),
     }
+    if len(export.gaps):
+        arrays["_powerpixels_gaps.intervals"] = export.gap_intervals
+        arrays["_powerpixels_gaps.samples"] = export.gaps[:, 0]
+        arrays["_powerpixels_gaps.missing"] = export.gaps[:, 1]
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
 
@@ -74,10 +85,13 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         folder / "clusters.metrics.csv", index=False, lineterminator="\n"
     )
     (folder / "clusters.uuids.csv").write_text("\n".join(["uuids", *export.cluster_uuids]) + "\n")
+    counts = "spikes.samples"
+    if len(export.gaps):
+        counts = "(spikes.samples + all _powerpixels_gaps.missing up to there)"
     clock = {
         "description": (
             f"spikes.times are seconds on the clock of stream {export.clock.reference!r}, zero at that "
-            "stream's first sample: linear between the knots [spikes.samples / sampling_rate_hz, seconds]"
+            f"stream's first sample: linear between the knots [{counts} / sampling_rate_hz, seconds]"
         ),
         **export.clock.model_dump(),
     }

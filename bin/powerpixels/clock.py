@@ -15,14 +15,19 @@ Edges are matched by time, never by their order, so that a lost or an extra puls
    as many segments would move it (rms) by less than MAX_BEND_SAMPLES of the faster stream, or than twice what
    noise does. Where no number achieves that, the fewest segments that follow the wave are taken.
 
+Gaps. Where a stream was not recorded for a while its counter went on, so that both sides of a gap are on one
+clock. Edges that the other stream saw in a gap have no partner and are not looked for. Where the map is bent
+and no edges match for more than SEGMENT_S, each stretch between such pauses gets segments (and a knot at its
+ends) of its own, or, where it is too short for one, a single knot.
+
 Bounds. Drift is slow, a loss of samples is sudden: the clocks' rates must agree within MAX_PPM, and change
 against each other by less than MAX_PPM_PER_MINUTE from segment to segment and MAX_WANDER_PPM in all. The
 residuals' means over LOCAL_S must be below MAX_LOCAL_SAMPLES, their medians over FEW_S below MAX_FEW_SAMPLES.
 Where there are no edges (pauses of the wave, the ends of the file) the rate may change by MAX_PPM_PER_MINUTE,
-and the error that follows must be below one sample: a pause of two minutes, or somewhat less than one at the
-ends. What exceeds a bound is refused with a ``DataError``, since the map could be off by more than one sample
-of the slower stream (two for a loss of two or three samples, which hides in the quantisation of the edges
-beside it).
+and the error that follows must be below one sample wherever the probe recorded: a pause of two minutes, or
+somewhat less than one at the ends; a gap of the probe itself may be of any length. What exceeds a bound is
+refused with a ``DataError``, since the map could be off by more than one sample of the slower stream (two
+for a loss of two or three samples, which hides in the quantisation of the edges beside it).
 
 Where the wave and both clocks keep step within about 1 ppm, the edges fall on one fraction of a sample for
 minutes, quantisation does not average out, and the error may exceed one sample by some tenths.
@@ -38,11 +43,11 @@ both sides, so that streams of different rates (30 kHz and a slower NIDQ) are no
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from powerpixels.documents import ClockFit, Probe
+from powerpixels.documents import ClockFit, Stream
 from powerpixels.edges import SYNC_LINE, Edges
 from powerpixels.stage import DataError
 
@@ -94,10 +99,14 @@ CROOKED = (
 
 @dataclass(frozen=True, eq=False)
 class _Wave:
-    """Edges of one line: t (n,) float64 seconds, ascending; rising (n,) bool."""
+    """Edges of one line: t (n,) float64 seconds, ascending; rising (n,) bool.
+
+    gaps: (m, 2) float64 seconds between which nothing was recorded, ascending.
+    """
 
     t: np.ndarray
     rising: np.ndarray
+    gaps: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,25 +145,23 @@ def _map_of(fit: ClockFit) -> _Map:
 
 
 def to_reference_seconds(fit: ClockFit, samples: np.ndarray) -> np.ndarray:
-    """Seconds (float64) on the reference clock of samples (any shape, 0-based) of the probe's stream.
+    """Seconds (float64) on the reference clock of counts on the probe's own (any shape).
 
-    Linear between the fit's knots; its first and last segment go on beyond them.
+    samples: since the stream's first one, time in gaps included, as ``Stream.acquired`` gives them. Linear
+    between the fit's knots; its first and last segment go on beyond them.
     """
     t = np.asarray(samples, dtype=np.float64) / fit.sampling_rate_hz
     return t + _map_of(fit).delta(t)
 
 
-def check_probe(edges: Edges, probe: Probe) -> None:
-    """Raise ``DataError`` where the edges are not those of the probe's AP stream."""
-    if edges.stream != probe.ap.name:
-        raise DataError(
-            f"{probe.name}: the edges are of stream {edges.stream}, expected {probe.ap.name}; extract them"
-            " again"
-        )
+def check_edges(edges: Edges, stream: Stream) -> None:
+    """Raise ``DataError`` where the edges are not those of the stream."""
+    if edges.stream != stream.name:
+        raise DataError(f"the edges are of stream {edges.stream}, expected {stream.name}; extract them again")
 
 
 def identity_fit(edges: Edges, probe: str) -> ClockFit:
-    """The fit of a probe that is itself the reference: exact over its whole length."""
+    """The fit of a probe (or DAQ stream) that is itself the reference: exact over its whole length."""
     end = edges.n_samples / edges.sampling_rate_hz
     return ClockFit(
         probe=probe,
@@ -163,7 +170,7 @@ def identity_fit(edges: Edges, probe: str) -> ClockFit:
         sampling_rate_hz=edges.sampling_rate_hz,
         offset_s=0.0,
         slope=1.0,
-        n_edges=len(edges.of(SYNC_LINE)[0]) if SYNC_LINE in edges.lines else 0,
+        n_edges=len(own_pairs(edges)),
         n_unmatched=0,
         rms_us=0.0,
         max_us=0.0,
@@ -174,30 +181,36 @@ def identity_fit(edges: Edges, probe: str) -> ClockFit:
 
 
 def fit_clock(
-    probe_edges: Edges, reference_edges: Edges, *, probe: str, reference_line: str = SYNC_LINE
+    probe_edges: Edges,
+    reference_edges: Edges,
+    *,
+    probe: str,
+    line: str = SYNC_LINE,
+    reference_line: str = SYNC_LINE,
 ) -> ClockFit:
     """Fit the probe's clock to the reference's, as few straight segments as will do, from their sync lines.
 
-    The reference's time zero is the first sample of its file. Residuals are those of the matched edges.
-    n_unmatched counts the edges of either stream, in the time both cover, that have no partner. Raises
-    ``DataError`` wherever the result could be wrong by more than one sample (of the slower stream); the
-    module's docstring says what it cannot notice.
+    probe: name of the probe, or of the DAQ stream, whose edges probe_edges are. line, reference_line: the
+    line of each with the sync wave. The reference's time zero is its first sample. Residuals are those of the
+    matched edges. n_unmatched counts the edges of either stream, in the time both cover, that have no
+    partner. Raises ``DataError`` wherever the result could be wrong by more than one sample (of the slower
+    stream); the module's docstring says what it cannot notice.
     """
-    names = f"{probe_edges.stream} ({SYNC_LINE}) and {reference_edges.stream} ({reference_line})"
+    names = f"{probe_edges.stream} ({line}) and {reference_edges.stream} ({reference_line})"
     fs_probe, fs_reference = probe_edges.sampling_rate_hz, reference_edges.sampling_rate_hz
     tick = 1 / min(fs_probe, fs_reference)
     counted = probe_edges.first_sample is not None and reference_edges.first_sample is not None
     start_probe = probe_edges.first_sample / fs_probe if counted else 0.0
     start_reference = reference_edges.first_sample / fs_reference if counted else 0.0
-    wave_p = _wave(probe_edges, SYNC_LINE, start_probe)
+    wave_p = _wave(probe_edges, line, start_probe)
     wave_r = _wave(reference_edges, reference_line, start_reference)
     period = _common_period(wave_p, wave_r, names, tick)
 
     i, j = _pair(wave_p, wave_r, period, tick, names, counted)
     close = MAX_BEND_SAMPLES / max(fs_probe, fs_reference)
     fitted, i, j = _fewest_segments(wave_p, wave_r, i, j, period, tick, close, start_probe, names)
-    line = _fit(wave_p, wave_r, i, j)
-    rate = float(line.slopes[0])
+    straight = _fit(wave_p, wave_r, i, j)
+    rate = float(straight.slopes[0])
     if abs(rate) > MAX_PPM * 1e-6:
         raise DataError(
             f"{names}: the clocks' rates differ by {rate * 1e6:.0f} ppm, expected below {MAX_PPM:.0f};"
@@ -209,7 +222,8 @@ def fit_clock(
     _check_reach(wave_p.t[i], fitted, rms, probe_edges, fs_reference, start_probe, tick, names)
 
     shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
-    n_unmatched = int(shared_p.sum() - len(i) + shared_r.sum() - len(j))
+    shared_p[i] = shared_r[j] = False
+    n_unmatched = int(shared_p.sum() + shared_r.sum())
     if n_unmatched:
         log.warning("%s: %d edges of the sync wave have no partner", names, n_unmatched)
     # From acquisition time back to each file's own.
@@ -221,7 +235,7 @@ def fit_clock(
         stream=probe_edges.stream,
         reference=reference_edges.stream,
         sampling_rate_hz=fs_probe,
-        offset_s=float(start_probe - start_reference + line.delta(start_probe)),
+        offset_s=float(start_probe - start_reference + straight.delta(start_probe)),
         slope=1 + rate,
         n_edges=len(i),
         n_unmatched=n_unmatched,
@@ -243,23 +257,107 @@ def fit_clock(
 
 
 def matched_pairs(
-    fit: ClockFit, probe_edges: Edges, reference_edges: Edges, reference_line: str = SYNC_LINE
+    fit: ClockFit,
+    probe_edges: Edges,
+    reference_edges: Edges,
+    *,
+    line: str = SYNC_LINE,
+    reference_line: str = SYNC_LINE,
 ) -> np.ndarray:
     """(n, 2) float64: seconds on the probe's and on the reference's own clock of each matched edge.
 
     The observed times, sample / rate: the half sample that the fit takes off both is not in them.
     """
     fs_probe, fs_reference = probe_edges.sampling_rate_hz, reference_edges.sampling_rate_hz
-    wave_p = _wave(probe_edges, SYNC_LINE, 0.0)
+    wave_p = _wave(probe_edges, line, 0.0)
     wave_r = _wave(reference_edges, reference_line, 0.0)
     i, j = _match(wave_p, wave_r, _map_of(fit), MATCH_SAMPLES / min(fs_probe, fs_reference))
     return np.column_stack([wave_p.t[i] + 0.5 / fs_probe, wave_r.t[j] + 0.5 / fs_reference])
 
 
 def own_pairs(edges: Edges) -> np.ndarray:
-    """(n, 2) float64: the sync edges of a probe that is itself the reference, twice (seconds)."""
-    samples = edges.of(SYNC_LINE)[0] if SYNC_LINE in edges.lines else np.empty(0)
+    """(n, 2) float64: the sync edges of a stream that is itself the reference, twice (seconds)."""
+    samples = np.empty(0) if edges.sync is None else edges.of(edges.sync)[0]
     return np.repeat(samples[:, None] / edges.sampling_rate_hz, 2, axis=1)
+
+
+def sync_lines(edges: Edges, reference_edges: Edges, wired: str) -> tuple[str, str]:
+    """The lines with the sync wave: of a stream that is to be fitted, and of the reference.
+
+    wired: the wiring file's name for the reference's line. It is taken where the reference has it, unless it
+    is silent and the recording's metadata name another; then the metadata's (``Edges.sync``); and the
+    metadata's for the other stream. Where they name none, all lines of a stream are tried, and the one pair
+    is taken whose waves repeat alike; of more than one, the one that can be fitted (of copies of the wave on
+    the other stream, the first). Raises ``DataError`` with a list of all lines, their edges and periods,
+    where that leaves no line of the reference or more than one, or where its named line is silent.
+    """
+    stated = wired if wired in reference_edges.lines else reference_edges.sync
+    if stated == wired and reference_edges.sync is not None and len(reference_edges.of(wired)[0]) < MIN_EDGES:
+        stated = reference_edges.sync
+    if stated != wired:
+        why = "is silent" if wired in reference_edges.lines else "is no line"
+        instead = stated or "the line that fits"
+        message = "the wiring has the sync wave on %s, which %s in %s; %s is taken instead"
+        log.log(
+            logging.WARNING if why == "is silent" else logging.INFO,
+            message,
+            wired,
+            why,
+            reference_edges.stream,
+            instead,
+        )
+    if stated is not None and len(reference_edges.of(stated)[0]) < MIN_EDGES:
+        raise DataError(
+            f"stream {reference_edges.stream}: line {stated} was expected to carry the sync wave, found"
+            f" {len(reference_edges.of(stated)[0])} edges on it. {_describe_lines(reference_edges)}. Put the"
+            ' line that carries it into the wiring file as "sync", or check the cabling'
+        )
+    own, reference = (
+        [line] if line is not None else list(e.lines)
+        for line, e in ((edges.sync, edges), (stated, reference_edges))
+    )
+    pairs = [(a, b) for a in own for b in reference]
+    if edges.sync is not None and stated is not None:
+        return pairs[0]
+    alike = [(a, b) for a, b in pairs if _may_be_one_wave(edges, a, reference_edges, b)]
+    if len(alike) == 1:
+        log.info("the sync wave was found on %s of %s", alike[0][1], reference_edges.stream)
+        return alike[0]
+    fitting = []
+    for a, b in alike:
+        try:
+            fit_clock(edges, reference_edges, probe=edges.stream, line=a, reference_line=b)
+        except DataError as error:
+            log.info("%s", error)
+        else:
+            fitting.append((a, b))
+    if len({b for _, b in fitting}) != 1:
+        found = " and ".join(f"{a} with {b}" for a, b in fitting) or "none"
+        raise DataError(
+            f"{edges.stream} and {reference_edges.stream}: expected one pair of lines that carry the same"
+            f" sync wave, found {found}. {_describe_lines(edges)}; {_describe_lines(reference_edges)}. Put"
+            f' the line of {reference_edges.stream} that carries the sync wave into the wiring file as "sync"'
+        )
+    log.info("the sync wave was found on %s of %s", fitting[0][1], reference_edges.stream)
+    return fitting[0]
+
+
+def _may_be_one_wave(a: Edges, line_a: str, b: Edges, line_b: str) -> bool:
+    """Whether two lines have enough edges, and a period in common."""
+    if min(len(a.of(line_a)[0]), len(b.of(line_b)[0])) < MIN_EDGES:
+        return False
+    tick = 1 / min(a.sampling_rate_hz, b.sampling_rate_hz)
+    return _alike(_period(_wave(a, line_a, 0.0)), _period(_wave(b, line_b, 0.0)), tick)
+
+
+def _describe_lines(edges: Edges) -> str:
+    """The lines of a stream with what they carry, for a message."""
+    told = []
+    for line in edges.lines:
+        n = len(edges.of(line)[0])
+        period = f", one pulse every {_period(_wave(edges, line, 0.0)):.4g} s" if n >= MIN_EDGES else ""
+        told.append(f"{line} ({n} edges{period})")
+    return f"Lines of {edges.stream}: {', '.join(told) or 'none'}"
 
 
 def _wave(edges: Edges, line: str, start: float) -> _Wave:
@@ -276,7 +374,8 @@ def _wave(edges: Edges, line: str, start: float) -> _Wave:
             f"stream {edges.stream}: {len(sample)} edges on line {line}, expected the sync wave (at least"
             f" {MIN_EDGES} edges); check that the wave is connected and the recording long enough"
         )
-    return _Wave(start + (sample - 0.5) / edges.sampling_rate_hz, polarity > 0)
+    fs = edges.sampling_rate_hz
+    return _Wave(start + (sample - 0.5) / fs, polarity > 0, start + edges.gaps / fs)
 
 
 def _common_period(wave_p: _Wave, wave_r: _Wave, names: str, tick: float) -> float:
@@ -285,12 +384,17 @@ def _common_period(wave_p: _Wave, wave_r: _Wave, names: str, tick: float) -> flo
     The two streams' must agree within 1 %: it is a check that they carry the same wave.
     """
     periods = [_period(wave) for wave in (wave_p, wave_r)]
-    if abs(periods[0] - periods[1]) > 0.01 * periods[1] + tick:
+    if not _alike(*periods, tick):
         raise DataError(
             f"{names}: pulses every {periods[0]:.4g} s on the one and every {periods[1]:.4g} s on the other;"
             " expected the same sync wave; check the line named as sync and the cabling"
         )
     return periods[1]
+
+
+def _alike(a: float, b: float, tick: float) -> bool:
+    """Whether two periods (s) agree within 1 %, and the sample by which each may be off."""
+    return abs(a - b) <= 0.01 * b + tick
 
 
 def _period(wave: _Wave) -> float:
@@ -476,10 +580,12 @@ def _refine(
 def _fit(wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, segments: int = 1) -> _Map:
     """Least-squares continuous line of straight segments, each with as many of the matched edges.
 
-    Its knots' deltas are the unknowns: an edge between two of them weighs on both, by its nearness.
+    segments: how many, from two on with those that pauses ask for (see ``_knots``). Its knots' deltas are the
+    unknowns: an edge between two of them weighs on both, by its nearness.
     """
     t, delta = wave_p.t[i], wave_r.t[j] - wave_p.t[i]
-    knots = t[np.linspace(0, len(t) - 1, segments + 1).round().astype(int)]
+    knots = _knots(t, segments)
+    segments = len(knots) - 1
     k = np.searchsorted(knots[1:-1], t, side="right")
     after = (t - knots[k]) / (knots[k + 1] - knots[k])
     before = 1 - after
@@ -490,6 +596,27 @@ def _fit(wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, segments: i
     both = np.bincount(k, before * after, segments)
     normal = np.diag(sums(before**2, after**2)) + np.diag(both, 1) + np.diag(both, -1)
     return _Map(knots, np.linalg.solve(normal, sums(before * delta, after * delta)))
+
+
+def _knots(t: np.ndarray, segments: int) -> np.ndarray:
+    """Knots of a line through edges at t (s, ascending): its ends, and where the segments meet.
+
+    Between edges that are more than SEGMENT_S apart a segment lies alone, since the clocks' rates may change
+    as much there as in segments elsewhere. Each stretch between such pauses has its share of the segments, at
+    least one; where it is too short for one, a single knot, at its middle.
+    """
+    pauses = np.flatnonzero(np.diff(t) > SEGMENT_S) + 1
+    if segments == 1 or not len(pauses):
+        return t[np.linspace(0, len(t) - 1, segments + 1).round().astype(int)]
+    knots = []
+    for here in np.split(t, pauses):
+        most = int(min((here[-1] - here[0]) / SEGMENT_S, len(here) / SEGMENT_EDGES))
+        if most < 1:
+            knots.append(here.mean(keepdims=True))
+            continue
+        share = min(most, max(1, round(segments * len(here) / len(t))))
+        knots.append(here[np.linspace(0, len(here) - 1, share + 1).round().astype(int)])
+    return np.concatenate(knots)
 
 
 def _residual(wave_p: _Wave, wave_r: _Wave, fitted: _Map, i: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -558,12 +685,22 @@ def _settle(
 
 
 def _shared(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of the edges of each wave that lie in the time that both waves cover."""
+    """Masks of the edges of each wave that lie in the time that both waves cover, but not in a gap."""
     predicted = wave_p.t + fitted.delta(wave_p.t)
     slack = period / 4
     low = max(predicted[0], wave_r.t[0]) - slack
     high = min(predicted[-1], wave_r.t[-1]) + slack
-    return (predicted >= low) & (predicted <= high), (wave_r.t >= low) & (wave_r.t <= high)
+    shared_p, shared_r = (predicted >= low) & (predicted <= high), (wave_r.t >= low) & (wave_r.t <= high)
+    slack = TRACK_PERIODS * period
+    shared_p &= ~_within(predicted, wave_r.gaps, slack)
+    shared_r &= ~_within(wave_r.t, wave_p.gaps + fitted.delta(wave_p.gaps), slack)
+    return shared_p, shared_r
+
+
+def _within(t: np.ndarray, gaps: np.ndarray, slack: float) -> np.ndarray:
+    """(n,) bool: whether each of t (s) lies in one of the gaps, or within slack of it."""
+    k = np.searchsorted(gaps[:, 0], t + slack, side="right") - 1
+    return (k >= 0) & (t < np.append(gaps[:, 1], -np.inf)[k] + slack)
 
 
 def _without_partner(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> tuple[int, int] | None:
@@ -575,7 +712,9 @@ def _without_partner(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) 
     total = int(shared_p.sum() + shared_r.sum())
     if total < 1.5 * min(len(wave_p.t), len(wave_r.t)):
         return None
-    return total - 2 * len(_match(wave_p, wave_r, fitted, TRACK_PERIODS * period)[0]), total
+    i, j = _match(wave_p, wave_r, fitted, TRACK_PERIODS * period)
+    shared_p[i] = shared_r[j] = False
+    return int(shared_p.sum() + shared_r.sum()), total
 
 
 def _choose_period(
@@ -734,10 +873,9 @@ def _check_reach(
     change = MAX_PPM_PER_MINUTE / 60e6
     file_s = probe_edges.n_samples / fs
     segment = fitted.segment(matched)
-    for end, here in (
-        (start_probe, matched[segment == 0]),
-        (start_probe + file_s, matched[segment == segment[-1]]),
-    ):
+    # A stretch between pauses may hold but a few edges: then its neighbours' count too.
+    first, last = (max(MIN_EDGES, int((segment == end).sum())) for end in (0, segment[-1]))
+    for end, here in ((start_probe, matched[:first]), (start_probe + file_s, matched[-last:])):
         spread = np.sum((here - here.mean()) ** 2)
         error = 3 * sigma * np.sqrt(1 / len(here) + (end - here.mean()) ** 2 / spread)
         error += change / 2 * np.abs(end - here).min() ** 2
@@ -747,11 +885,17 @@ def _check_reach(
                 f" {matched[-1] - start_probe:.1f} s of a file of {file_s:.1f} s leave its ends uncertain by"
                 f" {error * 1e6:.0f} µs; expected below {tick * 1e6:.0f} µs; record the sync wave throughout"
             )
-    pause = int(np.argmax(np.diff(matched)))
-    length = matched[pause + 1] - matched[pause]
-    if change / 8 * length**2 > tick:
-        raise DataError(
-            f"{names}: no edges match from {matched[pause] - start_probe:.1f} s on for {length:.1f} s, which"
-            f" leaves the time between uncertain by {change / 8 * length**2 * 1e6:.0f} µs; expected below"
-            f" {tick * 1e6:.0f} µs; record the sync wave throughout"
-        )
+    # Between edges a and b a straight line is off by at most change / 2 * (t - a) * (b - t), so most in the
+    # middle, or where that lies in a gap of the probe at one of the gap's ends.
+    gaps = start_probe + probe_edges.gaps / fs
+    for pause in np.flatnonzero(change / 8 * np.diff(matched) ** 2 > tick):
+        a, b = matched[pause], matched[pause + 1]
+        middle = np.array([(a + b) / 2])
+        recorded = np.append(gaps.ravel(), middle[~_within(middle, gaps, 0.0)])
+        error = (change / 2 * (recorded - a) * (b - recorded)).max(initial=0.0)
+        if error > tick:
+            raise DataError(
+                f"{names}: no edges match from {a - start_probe:.1f} s on for {b - a:.1f} s, which leaves the"
+                f" time between uncertain by {error * 1e6:.0f} µs; expected below {tick * 1e6:.0f} µs; record"
+                " the sync wave throughout, and put back any file of the reference that is missing"
+            )

@@ -1,36 +1,51 @@
-"""Edges of the digital lines of a raw stream, read in one pass.
+"""Edges of the digital lines of a raw stream: bits of its words, levels of a column, and TTL events.
 
-A digital word is one int16 column of the raw file; its bits are the lines. SpikeGLX's imec streams carry
-the sync wave as bit 6 of the SY word (SpikeGLX metadata guide, "SY"); NIDQ streams carry one word for each
-16 digital inputs.
+A digital word is one int16 column of the raw data; its bits are the lines. SpikeGLX's imec and OneBox
+streams carry the sync wave as a bit of the SY word (SpikeGLX metadata guide, "SY"); NIDQ streams carry one
+word for each 16 digital inputs. Open Ephys writes the edges themselves, as events: their sample numbers and
+their signed line numbers (+3: line 3 rises, -3: it falls). Where the sync wave has a column of its own that
+is no word (an analog input), its level is the line: high above half way between the column's extremes, which
+a first pass over the column finds.
+
+All edges are counted on the acquisition's clock, from the stream's first sample, time in gaps included. The
+level at a stretch's first sample is no edge: neither at the recording's start nor after a gap, during which
+it changed at a time that nobody knows. Open Ephys reports that level as events of the first sample: these
+are left out too.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from powerpixels.documents import Stream
+from powerpixels.rawdata import StreamReader, locate
 from powerpixels.stage import DataError
 
 log = logging.getLogger("powerpixels")
 
 SYNC_LINE = "sync"
-CHUNK_BYTES = 32 * 2**20
+
+
+def _no_gaps() -> np.ndarray:
+    return np.empty((0, 2), dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Edges:
     """All changes of the digital lines of one stream.
 
-    stream: name of the stream. sampling_rate_hz: nominal (Hz). n_samples: length of the stream's file.
-    first_sample: samples from the start of the acquisition to the file's first one, None if unknown.
-    lines: names of the lines that the stream has, with or without edges. sample: (n_edges,) int64, first
-    sample with the new level, 0-based in the file, ascending. line: (n_edges,) int16, index into lines.
-    polarity: (n_edges,) int8, +1 rising, -1 falling.
+    stream: name of the stream. sampling_rate_hz: nominal (Hz). n_samples: samples from the stream's first to
+    its last one, time in gaps included. first_sample: samples from the start of the acquisition to the
+    stream's first one, None if unknown. lines: names of the lines that the stream has, with or without edges.
+    sample: (n_edges,) int64, first sample with the new level, counted from the stream's first sample on the
+    acquisition's clock, ascending. line: (n_edges,) int16, index into lines. polarity: (n_edges,) int8,
+    +1 rising, -1 falling. sync: the line that carries the sync wave by the recording's own metadata, None
+    where they do not tell. gaps: (n_gaps, 2) int64, the first sample of each gap and the first one after it,
+    counted as ``sample``.
     """
 
     stream: str
@@ -41,6 +56,8 @@ class Edges:
     sample: np.ndarray
     line: np.ndarray
     polarity: np.ndarray
+    sync: str | None = None
+    gaps: np.ndarray = field(default_factory=_no_gaps)
 
     def of(self, line: str) -> tuple[np.ndarray, np.ndarray]:
         """Samples (int64) and polarities (int8) of the edges of one line, ascending in time.
@@ -53,7 +70,7 @@ class Edges:
         return self.sample[mine], self.polarity[mine]
 
     def save(self, path: Path) -> None:
-        """Write the edges as a compressed npz of plain arrays (first_sample -1 stands for unknown)."""
+        """Write the edges as a compressed npz of plain arrays (first_sample -1, sync "": unknown)."""
         with open(path, "wb") as file:
             np.savez_compressed(
                 file,
@@ -65,6 +82,8 @@ class Edges:
                 sample=self.sample,
                 line=self.line,
                 polarity=self.polarity,
+                sync=np.array(self.sync or ""),
+                gaps=self.gaps,
             )
 
     @classmethod
@@ -81,69 +100,43 @@ class Edges:
                 sample=data["sample"],
                 line=data["line"],
                 polarity=data["polarity"],
+                sync=str(data["sync"]) or None,
+                gaps=data["gaps"],
             )
 
 
-def open_raw(stream: Stream, raw_dir: Path) -> Path:
-    """Path of the stream's data file, after a check that it is there and as long as the document says.
-
-    Raises ``DataError`` where it is missing or shorter than n_samples samples of n_columns int16.
-    """
-    path = stream.data_file(raw_dir)
-    expected = stream.n_samples * stream.n_columns * 2
-    if not path.is_file():
-        raise DataError(
-            f"{path}: the data file of stream {stream.name} is missing; put it back and run again"
-        )
-    found = path.stat().st_size
-    if found < expected:
-        raise DataError(
-            f"{path}: expected {expected} bytes ({stream.n_samples} samples of {stream.n_columns} int16"
-            f" columns), found {found}; the file was cut short after it was inspected: copy it again"
-        )
-    return path
-
-
-def read_columns(path: Path, stream: Stream, columns: list[int]):
-    """Yield (first sample, (n, len(columns)) int16) for consecutive pieces of the file, CHUNK_BYTES each.
-
-    Memory does not grow with the file. Progress is logged for each tenth of the file.
-    """
-    rows = max(1, CHUNK_BYTES // (2 * stream.n_columns))
-    tenth = 0
-    with open(path, "rb") as file:
-        for start in range(0, stream.n_samples, rows):
-            count = min(rows, stream.n_samples - start)
-            piece = np.fromfile(file, dtype="<i2", count=count * stream.n_columns)
-            if piece.size < count * stream.n_columns:
-                raise DataError(
-                    f"{path}: ended at sample {start + piece.size // stream.n_columns} of"
-                    f" {stream.n_samples} while it was read; copy the file again"
-                )
-            yield start, piece.reshape(count, stream.n_columns)[:, columns]
-            if (start + count) * 10 // stream.n_samples > tenth:
-                tenth = (start + count) * 10 // stream.n_samples
-                log.info("%s: %d %% of %d samples read", stream.name, 10 * tenth, stream.n_samples)
+def sync_line(stream: Stream) -> str | None:
+    """Name of the line that carries the sync wave by the stream's document, None where it does not tell."""
+    if stream.sync_line is not None:
+        return stream.sync_line
+    if stream.sync_column is None:
+        return None
+    named = [d.name for d in stream.digital if (d.raw_column, d.bit) == (stream.sync_column, stream.sync_bit)]
+    return named[0] if named else SYNC_LINE
 
 
 def digital_bits(stream: Stream) -> list[tuple[int, int, str]]:
-    """(raw column, bit, line name) of every digital line of the stream.
+    """(raw column, bit, line name) of every line of the stream that is a bit of a word.
 
-    NIDQ: the document's digital lines by name. Others: all 16 bits of the sync column, the sync bit named
-    "sync" and the rest "bit0" to "bit15".
+    The document's digital lines by name, and all other bits of the sync column's word, the sync bit named
+    "sync" and the rest "bit0" to "bit15" (NIDQ streams: only the named ones). No sync column where the wave
+    came as events (sync_line).
     """
-    if stream.kind == "nidq":
-        return [(line.raw_column, line.bit, line.name) for line in stream.digital]
-    if stream.sync_column is None:
-        return []
-    names = [SYNC_LINE if bit == stream.sync_bit else f"bit{bit}" for bit in range(16)]
-    return [(stream.sync_column, bit, name) for bit, name in enumerate(names)]
+    table = [(line.raw_column, line.bit, line.name) for line in stream.digital]
+    if stream.kind == "nidq" or stream.sync_line is not None or stream.sync_bit is None:
+        return table
+    taken = {(column, bit) for column, bit, _ in table}
+    return table + [
+        (stream.sync_column, bit, SYNC_LINE if bit == stream.sync_bit else f"bit{bit}")
+        for bit in range(16)
+        if stream.sync_column is not None and (stream.sync_column, bit) not in taken
+    ]
 
 
 def word_edges(words: np.ndarray, before: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bit changes in consecutive digital words.
 
-    words: (n,) uint16. before: the word before the first one, None at the start of the file (whose level
+    words: (n,) uint16. before: the word before the first one, None at the start of a stretch (whose level
     is no edge). Returns index (int64, into words), bit (int16) and polarity (int8) of every change, ordered
     by index, then bit.
     """
@@ -163,51 +156,180 @@ def word_edges(words: np.ndarray, before: np.ndarray | None) -> tuple[np.ndarray
 def extract_edges(stream: Stream, raw_dir: Path) -> Edges:
     """All rising and falling edges of every digital line of a stream.
 
-    One pass over the file in pieces. A stream without digital lines gives no edges and no lines. Raises
-    ``DataError`` where the data file is missing or shorter than the document says.
+    One pass over the data (two where the sync wave is a level), a chunk at a time; none where all lines are
+    events. A stream without digital lines gives no edges and no lines. Raises ``DataError`` where a data file
+    is missing or shorter than the document says, and where files of events are broken.
     """
-    path = open_raw(stream, raw_dir)
-    table = digital_bits(stream)
-    lines = tuple(name for _, _, name in table)
+    places = locate([stream], raw_dir)[0]
+    reader = StreamReader(stream, places)
+    bits = digital_bits(stream)
+    level = stream.sync_bit is None and stream.sync_line is None and stream.sync_column is not None
+    lines = (*(name for *_, name in bits), *([SYNC_LINE] if level else []), *(t.name for t in stream.ttl))
     if len(set(lines)) != len(lines):
         raise DataError(f"stream {stream.name}: two digital lines have one name in {sorted(lines)}")
-    if not table:
+    if not lines:
         log.warning("%s has no digital lines, so no edges", stream.name)
-    columns = sorted({column for column, _, _ in table})
-    # Line index by (position of the column, bit); -1 for bits that are no line of this stream.
-    index = np.full((len(columns), 16), -1, dtype=np.int16)
-    for position, (column, bit, _) in enumerate(table):
-        index[columns.index(column), bit] = position
+    found = []
+    if bits:
+        found.append(_bit_edges(reader, bits))
+    if level:
+        found.append(_level_edges(reader, stream.sync_column, lines.index(SYNC_LINE)))
+    if stream.ttl:
+        found.append(_ttl_edges(stream, places, lines))
 
-    samples, line_ids, polarities = [], [], []
-    before: list[np.ndarray | None] = [None] * len(columns)
-    for start, piece in read_columns(path, stream, columns) if columns else ():
-        found = []
-        for c in range(len(columns)):
-            # int16 read as uint16: bit 15 is a line, not a sign.
-            words = np.ascontiguousarray(piece[:, c]).view(np.uint16)
-            where, bit, polarity = word_edges(words, before[c])
-            line = index[c, bit]
-            known = line >= 0
-            found.append((where[known] + start, line[known], polarity[known]))
-            before[c] = words[-1]
-        where, line, polarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        order = np.lexsort((line, where))
-        samples.append(where[order])
-        line_ids.append(line[order])
-        polarities.append(polarity[order])
-
+    empty = np.empty(0, np.int64), np.empty(0, np.int16), np.empty(0, np.int8)
+    sample, line, polarity = (np.concatenate(parts) for parts in zip(empty, *found, strict=True))
+    order = np.lexsort((line, sample))
+    blocks = stream.blocks()
     edges = Edges(
         stream=stream.name,
         sampling_rate_hz=stream.sampling_rate_hz,
-        n_samples=stream.n_samples,
+        n_samples=stream.n_acquired,
         first_sample=stream.first_sample,
         lines=lines,
-        sample=np.concatenate([np.empty(0, np.int64), *samples]),
-        line=np.concatenate([np.empty(0, np.int16), *line_ids]),
-        polarity=np.concatenate([np.empty(0, np.int8), *polarities]),
+        sample=sample[order],
+        line=line[order],
+        polarity=polarity[order],
+        sync=sync_line(stream),
+        gaps=np.array(
+            [(a.offset + a.n_samples, b.offset) for a, b in zip(blocks, blocks[1:], strict=False)], np.int64
+        ).reshape(-1, 2),
     )
     counts = np.bincount(edges.line, minlength=len(lines))
     active = ", ".join(f"{name} {count}" for name, count in zip(lines, counts, strict=True) if count)
     log.info("%s: edges on %s", stream.name, active or "no line")
     return edges
+
+
+def _stretches(reader: StreamReader, columns: list[int]):
+    """Yield (first sample, its count on the acquisition's clock, follows on, (n, columns) int16).
+
+    Consecutive stretches of the stream within its blocks; "follows on": the sample before was recorded too.
+    """
+    stream = reader.stream
+    starts = np.array([block.start for block in stream.blocks()])
+    for first, chunk in reader.chunks(columns):
+        inside = starts[(starts > first) & (starts < first + len(chunk))]
+        bounds = [first, *inside.tolist(), first + len(chunk)]
+        acquired = stream.acquired(np.array(bounds[:-1]))
+        for start, stop, count in zip(bounds, bounds[1:], acquired.tolist(), strict=False):
+            yield start, count, start not in starts, chunk[start - first : stop - first]
+
+
+def _bit_edges(
+    reader: StreamReader, bits: list[tuple[int, int, str]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples (int64), lines (int16, position in bits) and polarities (int8) of the words' edges."""
+    columns = sorted({column for column, _, _ in bits})
+    # Line index by (position of the column, bit); -1 for bits that are no line of this stream.
+    index = np.full((len(columns), 16), -1, dtype=np.int16)
+    for position, (column, bit, _) in enumerate(bits):
+        index[columns.index(column), bit] = position
+    found = []
+    before = np.zeros(len(columns), dtype=np.uint16)
+    for _, count, follows, values in _stretches(reader, columns):
+        for c in range(len(columns)):
+            # int16 read as uint16: bit 15 is a line, not a sign.
+            words = np.ascontiguousarray(values[:, c]).view(np.uint16)
+            where, bit, polarity = word_edges(words, before[c] if follows else None)
+            line = index[c, bit]
+            known = line >= 0
+            found.append((where[known] + count, line[known], polarity[known]))
+            before[c] = words[-1]
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _level_edges(reader: StreamReader, column: int, line: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As ``_bit_edges``, of one column whose level is the line: high above half way between its extremes."""
+    low, high = np.iinfo(np.int16).max, np.iinfo(np.int16).min
+    for _, values in reader.chunks([column]):
+        low, high = min(low, int(values.min())), max(high, int(values.max()))
+    log.info("%s: levels of column %d lie between %d and %d", reader.stream.name, column, low, high)
+    found = []
+    before = np.uint16(0)
+    for _, count, follows, values in _stretches(reader, [column]):
+        words = (2 * values[:, 0].astype(np.int32) > low + high).astype(np.uint16)
+        where, _, polarity = word_edges(words, before if follows else None)
+        found.append((where + count, np.full(len(where), line, np.int16), polarity))
+        before = words[-1]
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _ttl_edges(
+    stream: Stream, places: dict[str, Path], lines: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As ``_bit_edges``, of the lines whose edges the acquisition program wrote as events."""
+    if stream.first_sample is None:
+        raise DataError(
+            f"stream {stream.name}: its events are numbered from the acquisition's start, but the number of"
+            " its own first sample is unknown; restore sample_numbers.npy (timestamps.npy) from the recording"
+        )
+    index = np.full(1 + max(ttl.line for ttl in stream.ttl), -1, dtype=np.int16)
+    for ttl in stream.ttl:
+        index[ttl.line] = lines.index(ttl.name)
+    # The levels with which each stretch began, which Open Ephys writes as events of its first sample.
+    begins = np.array([block.offset for block in stream.blocks()])
+    found = []
+    numbers, states = ([f.path for f in stream.files if f.role == role] for role in ("samples", "states"))
+    for number, state in zip(numbers, states, strict=True):
+        sample, signed = _read_events(places[number], places[state])
+        sample = sample - stream.first_sample
+        unsigned = np.abs(signed)
+        line = np.where(unsigned < len(index), index[np.minimum(unsigned, len(index) - 1)], -1)
+        inside = (sample >= 0) & (sample < stream.n_acquired)
+        kept = (line >= 0) & inside & ~np.isin(sample, begins)
+        for left_out, why in ((line < 0, "of unlisted lines"), (~inside, "before or after the data")):
+            if left_out.any():
+                log.info("%s: %d events %s left out", number, left_out.sum(), why)
+        found.append((sample[kept], line[kept].astype(np.int16), np.sign(signed[kept]).astype(np.int8)))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int16), np.empty(0, np.int8)
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _read_events(numbers: Path, states: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sample numbers and signed lines (both (n,) int64) of one recording's events.
+
+    Open Ephys states the length in an npy file's header when it closes it: after a crash the header tells of
+    fewer events than the file holds, and the two files may hold different numbers. What both hold is taken.
+    """
+    (sample, stated_samples), (signed, stated_states) = (_read_npy(path) for path in (numbers, states))
+    n = min(len(sample), len(signed))
+    if stated_samples < len(sample) or stated_states < len(signed):
+        log.warning("%s was not closed, as after a crash: the %d events in it are used", numbers, n)
+    elif len(sample) != len(signed):
+        raise DataError(
+            f"{numbers}: {len(sample)} sample numbers of events, but {len(signed)} states in {states};"
+            " expected as many; copy both again from the recording"
+        )
+    return sample[:n], signed[:n]
+
+
+def _read_npy(path: Path) -> tuple[np.ndarray, int]:
+    """The whole numbers (int64) that an npy file of one dimension holds, and how many its header tells of."""
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read(file)
+            values = np.fromfile(file, dtype=dtype) if dtype.kind in "iu" else None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: expected an npy file of events, found otherwise ({error}); copy it again from the"
+            " recording"
+        ) from None
+    if values is None or len(shape) != 1:
+        raise DataError(
+            f"{path}: expected a list of whole numbers, found {dtype} of shape {shape}; copy it again from"
+            " the recording"
+        )
+    if len(values) < shape[0]:
+        raise DataError(
+            f"{path}: expected {shape[0]} events as its header tells, found {len(values)}; the file was cut"
+            " short: copy it again from the recording"
+        )
+    return values.astype(np.int64), shape[0]

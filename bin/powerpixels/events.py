@@ -1,7 +1,9 @@
-"""Session events from the NIDQ stream: digital lines as event times, analog inputs in volts.
+"""Session events from a DAQ stream: digital lines as event times, analog inputs in volts.
 
-All times are seconds on the NIDQ stream's own clock, zero at the first sample of its file. File names follow
-ALF (``one.alf.spec``).
+The stream whose clock is the session's (the NIDQ) is published in the session's own collection, its times
+seconds on its own clock, zero at its first sample. Any other DAQ stream (OneBox inputs, a second NI device)
+has lines of the same names, so its files go to a folder named after it (``alf/obx0/``), its times put on the
+session's clock. Time in gaps of the recording counts. File names follow ALF (``one.alf.spec``).
 """
 
 from __future__ import annotations
@@ -9,39 +11,47 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from powerpixels.documents import Stream
-from powerpixels.edges import Edges, open_raw, read_columns
+from powerpixels.clock import to_reference_seconds
+from powerpixels.documents import ClockFit, Stream
+from powerpixels.edges import Edges
+from powerpixels.rawdata import StreamReader, locate
 from powerpixels.stage import DataError
 from powerpixels.wiring import ANALOG_OBJECT, TIMESTAMPS, Wiring
 
 log = logging.getLogger("powerpixels")
 
-NAMESPACE = "nidq"
 
+def write_events(
+    stream: Stream, raw_dir: Path, edges: Edges, wiring: Wiring, out: Path, fit: ClockFit | None = None
+) -> list[str]:
+    """Write a DAQ stream's events and analog traces; return the warnings.
 
-def write_events(stream: Stream, raw_dir: Path, edges: Edges, wiring: Wiring, out: Path) -> list[str]:
-    """Write the session's events and analog traces to the folder out; return the warnings.
+    fit: the stream's clock on the reference's, None where the stream is the reference; its files go to the
+    folder out, those of any other stream to ``out/<stream>/``.
 
     Per wired digital line, as ``<name>``: ``<name>.times.npy`` ((n,) float64 s) and
     ``<name>.polarities.npy`` ((n,) int8, +1 rising, -1 falling) of all edges, and
     ``<name>.intervals.npy`` ((m, 2) float64 s, rise and fall of each complete pulse). A line that has
-    edges but no name is written under its port and line, ``_nidq_port0line1``; the sync line only where it
+    edges but no name is written under its stream and line, ``_nidq_port0line1``; the sync line only where it
     has a name. Per wired analog input ``analog.<name>.npy`` ((n_samples,) float32 V), and once
     ``analog.timestamps.npy`` ((n_samples,) float64 s), written in pieces. ``clock.json`` names the clock,
-    ``events.json`` lists what was written and the warnings: wired inputs that the recording lacks, or that
+    ``events.json`` lists what was written and the warnings: wired inputs that the stream lacks, or that
     never change, and a sync line other than the metadata's. An event's time is that of the first sample
-    with the new level.
+    with the new level. Raises ``DataError`` where the edges or the fit are another stream's.
     """
-    if edges.stream != stream.name or edges.n_samples != stream.n_samples:
+    if edges.stream != stream.name or edges.n_samples != stream.n_acquired:
         raise DataError(
             f"the edges are of stream {edges.stream} ({edges.n_samples} samples), expected {stream.name}"
-            f" ({stream.n_samples} samples); extract them again"
+            f" ({stream.n_acquired} samples); extract them again"
         )
-    out = Path(out)
+    if fit is not None and fit.stream != stream.name:
+        raise DataError(f"the clock fit is of stream {fit.stream}, expected {stream.name}; fit it again")
+    out = Path(out) if fit is None else Path(out) / stream.name
     out.mkdir(parents=True, exist_ok=True)
     warnings: list[str] = []
 
@@ -49,67 +59,92 @@ def write_events(stream: Stream, raw_dir: Path, edges: Edges, wiring: Wiring, ou
         log.warning(message)
         warnings.append(message)
 
+    def seconds(acquired: np.ndarray) -> np.ndarray:
+        """Seconds on the session's clock of counts on the stream's own."""
+        return acquired / stream.sampling_rate_hz if fit is None else to_reference_seconds(fit, acquired)
+
+    inputs = wiring.inputs(stream.name)
     known = ", ".join(edges.lines) or "none"
-    stated = [
-        d.name for d in stream.digital if (d.raw_column, d.bit) == (stream.sync_column, stream.sync_bit)
-    ]
-    if stated and stated != [wiring.sync]:
-        warn(f"the wiring has the sync wave on {wiring.sync}, the recording's metadata on {stated[0]}")
-    for line, name in {wiring.sync: "sync", **wiring.digital}.items():
+    sync = edges.sync
+    # The wiring speaks of the reference's sync line; where that is none of its lines, SYNC finds another.
+    if fit is None:
+        sync = wiring.sync if wiring.sync in edges.lines else edges.sync
+        if edges.sync not in (None, wiring.sync):
+            warn(f"the wiring has the sync wave on {wiring.sync}, the recording's metadata on {edges.sync}")
+    for line, name in inputs.digital.items():
         if line not in edges.lines:
             warn(f"digital line {line} ({name}) is wired but not in {stream.name}; its lines: {known}")
     digital = []
     for line in edges.lines:
         sample, polarity = edges.of(line)
-        name = wiring.digital.get(line)
+        name = inputs.digital.get(line)
         if name is None:
-            if line == wiring.sync or not len(sample):
+            if line == sync or not len(sample):
                 continue
         elif not len(sample):
             warn(f"digital line {line} ({name}) is wired but never changes in {stream.name}")
-        digital.append(_write_line(out, line, name, sample / edges.sampling_rate_hz, polarity))
+        pulses = complete_pulses(sample, polarity, edges.gaps)
+        prefix = "" if name else f"_{re.sub(r'[^A-Za-z0-9]', '', stream.name)}_"
+        digital.append(_write_line(out, line, prefix, name, seconds(sample), polarity, seconds(pulses)))
 
-    inputs = {line.name: line for line in stream.analog}
+    columns = {line.name: line for line in stream.analog}
     analog = []
-    for line, name in wiring.analog.items():
-        if line in inputs:
+    for line, name in inputs.analog.items():
+        if line in columns:
             analog.append({"line": line, "file": f"{ANALOG_OBJECT}.{name}.npy"})
         else:
-            have = ", ".join(inputs) or "none"
+            have = ", ".join(columns) or "none"
             warn(f"analog input {line} ({name}) is wired but not in {stream.name}; its inputs: {have}")
     if analog:
-        _write_analog(stream, raw_dir, [(inputs[a["line"]], out / a["file"]) for a in analog], out)
+        targets = [(columns[a["line"]], out / a["file"]) for a in analog]
+        _write_analog(stream, raw_dir, targets, seconds, out / f"{ANALOG_OBJECT}.{TIMESTAMPS}.npy")
 
-    clock = {
-        "clock": stream.name,
-        "zero": "first sample of the file",
-        "unit": "s",
-        "sampling_rate_hz": stream.sampling_rate_hz,
-        "first_sample": stream.first_sample,
-    }
-    summary = {"clock": stream.name, "digital": digital, "analog": analog, "warnings": warnings}
+    if fit is None:
+        clock = {
+            "clock": stream.name,
+            "zero": "first sample of the file",
+            "unit": "s",
+            "sampling_rate_hz": stream.sampling_rate_hz,
+            "first_sample": stream.first_sample,
+        }
+    else:
+        clock = {
+            "clock": fit.reference,
+            "zero": "first sample of the file",
+            "unit": "s",
+            "recorded_on": stream.name,
+        }
+    summary = {"clock": clock["clock"], "digital": digital, "analog": analog, "warnings": warnings}
     for file, content in (("clock.json", clock), ("events.json", summary)):
         (out / file).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return warnings
 
 
-def complete_pulses(times: np.ndarray, polarity: np.ndarray) -> np.ndarray:
-    """(m, 2) float64: rise and fall of each pulse that both begins and ends in the recording.
+def complete_pulses(sample: np.ndarray, polarity: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """(m, 2) int64: rise and fall of each pulse that was recorded from its begin to its end.
 
-    times: (n,) ascending. polarity: (n,) of one line, so alternating.
+    sample: (n,) int64, ascending, polarity: (n,), of one line. gaps: (n_gaps, 2), see ``Edges``. A line's
+    edges alternate, but over a gap an edge may be missing, and a line that is high on both sides of it may
+    have been low between.
     """
-    falls = np.flatnonzero(polarity[1:] < 0) + 1
-    return np.column_stack([times[falls - 1], times[falls]])
+    falls = np.flatnonzero((polarity[1:] < 0) & (polarity[:-1] > 0)) + 1
+    block = np.searchsorted(gaps[:, 1], sample, side="right")
+    falls = falls[block[falls] == block[falls - 1]]
+    return np.column_stack([sample[falls - 1], sample[falls]])
 
 
-def _write_line(out: Path, line: str, name: str | None, times: np.ndarray, polarity: np.ndarray) -> dict:
+def _write_line(
+    out: Path,
+    line: str,
+    prefix: str,
+    name: str | None,
+    times: np.ndarray,
+    polarity: np.ndarray,
+    pulses: np.ndarray,
+) -> dict:
     """Write one digital line's files; returns its entry in events.json."""
-    if name is None:
-        # "P0.1" holds a dot, which separates the parts of an ALF name.
-        name, prefix = re.sub(r"\W", "line", line.replace("P", "port", 1)), f"_{NAMESPACE}_"
-    else:
-        prefix = ""
-    pulses = complete_pulses(times, polarity)
+    # "P0.1" holds a dot, which separates the parts of an ALF name.
+    name = name or re.sub(r"\W", "line", re.sub(r"^P(?=\d)", "port", line))
     np.save(out / f"{prefix}{name}.times.npy", times)
     np.save(out / f"{prefix}{name}.polarities.npy", polarity)
     np.save(out / f"{prefix}{name}.intervals.npy", pulses)
@@ -122,21 +157,25 @@ def _write_line(out: Path, line: str, name: str | None, times: np.ndarray, polar
     }
 
 
-def _write_analog(stream: Stream, raw_dir: Path, inputs: list, out: Path) -> None:
-    """Write each (AnalogLine, file) in volts and the common timestamps, in one pass over the raw file."""
-    path = open_raw(stream, raw_dir)
+def _write_analog(
+    stream: Stream,
+    raw_dir: Path,
+    inputs: list,
+    seconds: Callable[[np.ndarray], np.ndarray],
+    timestamps: Path,
+) -> None:
+    """Write each (AnalogLine, file) in volts and the common timestamps, in one pass over the raw data.
+
+    seconds: of counts on the stream's acquisition clock.
+    """
+    reader = StreamReader(stream, locate([stream], raw_dir)[0])
     n = stream.n_samples
     # A file is opened anew for each piece: pages of a map that stays open count as the process's memory.
-    targets = [(file, np.float32) for _, file in inputs] + [
-        (out / f"{ANALOG_OBJECT}.{TIMESTAMPS}.npy", np.float64)
-    ]
-    for file, dtype in targets:
+    for file, dtype in [(file, np.float32) for _, file in inputs] + [(timestamps, np.float64)]:
         np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(n,)).flush()
-    columns = [line.raw_column for line, _ in inputs]
-    for start, piece in read_columns(path, stream, columns):
+    for start, piece in reader.chunks([line.raw_column for line, _ in inputs]):
         here = slice(start, start + len(piece))
         for c, (line, file) in enumerate(inputs):
             np.lib.format.open_memmap(file, mode="r+")[here] = piece[:, c] * line.gain_v
-        np.lib.format.open_memmap(targets[-1][0], mode="r+")[here] = (
-            np.arange(here.start, here.stop) / stream.sampling_rate_hz
-        )
+        acquired = stream.acquired(np.arange(here.start, here.stop))
+        np.lib.format.open_memmap(timestamps, mode="r+")[here] = seconds(acquired)

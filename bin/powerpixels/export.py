@@ -3,6 +3,9 @@
 Everything is joined by identity: channels by raw file column and contact id, units by (sorting
 unit, the sorter's own unit id), spikes by (sample, unit id). The result is what the writers of
 ALF (`powerpixels.alf`) and NWB (`powerpixels.nwb`) put on disk.
+
+Sessions that were sorted as one are exported one by one: each with all units, which are the same
+clusters with the same UUIDs in all of them, and with its own spikes on its own clock.
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ from powerpixels.clock import to_reference_seconds
 from powerpixels.documents import (
     Channel,
     ClockFit,
+    Part,
     Preprocess,
     PreprocessedUnit,
     ProbeDocument,
     ProbeSummary,
     SortingDocument,
+    Stream,
 )
 
 log = logging.getLogger("powerpixels")
@@ -37,6 +42,12 @@ WAVEFORM_CHANNELS = 32
 
 # Root of all identifiers made here: the same input always gets the same ones.
 NAMESPACE = uuid.UUID("6f0c2a52-4c0e-5d0b-9a53-0c6f2f3d7d11")
+
+# Column of the cluster table: spikes in this session, of sessions that were sorted as one.
+SESSION_SPIKES = "session_spikes"
+
+# Joined sessions' stated rates differ by this at most, relative: see PREPROCESS.
+MAX_RATE_DIFFERENCE = 1e-4
 
 # Columns of the cluster table that are ours, and their types; all others are metrics.
 IDENTITY_COLUMNS = {
@@ -70,23 +81,28 @@ class ProbeExport:
     bad-channel detection said of every recorded channel, by raw_column.
 
     clusters: table of n rows, row k is cluster k, in order of (sorting unit, sorter's unit id);
-    columns IDENTITY_COLUMNS, then the metrics. cluster_channels: (n,) int32, main channel as index
+    columns IDENTITY_COLUMNS, then the metrics; where sessions were sorted as one also SESSION_SPIKES, as
+    labels and metrics are then of all sessions. cluster_channels: (n,) int32, main channel as index
     into channels. cluster_depths: (n,) float32 µm. cluster_amps: (n,) float32 V, mean of the
-    spikes' amplitudes. cluster_peak_to_trough: (n,) float64 ms, time of the mean waveform's maximum
-    minus that of its minimum on the main channel. cluster_uuids: n texts.
+    spikes' amplitudes, NaN without a spike. cluster_peak_to_trough: (n,) float64 ms, time of the mean
+    waveform's maximum minus that of its minimum on the main channel. cluster_uuids: n texts.
 
     waveforms, waveforms_sd: (n, samples, w) float32 V, mean and standard deviation, main channel
     first, then by distance; NaN on channels where the analysis measured none.
     waveform_channels: (n, w) int32, indices into channels. waveform_before_ms: time of the
     sorter's spike sample within the waveform.
 
-    recording_interval: (2,) float64 s, start and end of the probe's recording on the reference clock.
-    spike_samples: (s,) int64, ascending, samples of the probe's AP stream. spike_times: (s,)
+    observed: (b, 2) float64 s, start and end of the recording's stretches without a gap on the reference
+    clock. gaps: (b - 1, 2) int64, between them: the first sample after the gap and the number of samples
+    that were not recorded.
+    spike_samples: (s,) int64, ascending, samples of the probe's AP stream, which does not count what lies
+    in gaps. spike_times: (s,)
     float64 s on the reference clock. spike_clusters: (s,) int32. spike_amps: (s,) float32 V,
     positive in the direction of the unit's peak. spike_depths: (s,) float32 µm from the probe's
     origin, up.
 
-    notes: what the user should know, one text each (a skipped shank, …).
+    notes: what the user should know, one text each (a skipped shank, …). joined: that of the sessions that
+    were sorted as one with this one, "" if there are none.
     """
 
     document: ProbeDocument
@@ -103,13 +119,20 @@ class ProbeExport:
     waveforms_sd: np.ndarray
     waveform_channels: np.ndarray
     waveform_before_ms: float
-    recording_interval: np.ndarray
+    observed: np.ndarray
+    gaps: np.ndarray
     spike_samples: np.ndarray
     spike_times: np.ndarray
     spike_clusters: np.ndarray
     spike_amps: np.ndarray
     spike_depths: np.ndarray
     notes: list[str]
+    joined: str
+
+    @property
+    def gap_intervals(self) -> np.ndarray:
+        """(g, 2) float64 s on the reference clock: where each gap begins and ends."""
+        return np.column_stack([self.observed[:-1, 1], self.observed[1:, 0]])
 
     @property
     def identifier(self) -> str:
@@ -146,17 +169,19 @@ class _Unit:
 def gather(
     document: ProbeDocument, preprocess: Preprocess, clock: ClockFit, units: list[UnitFolders]
 ) -> ProbeExport:
-    """Join everything known of a probe into one ProbeExport.
+    """Join everything known of a probe in one session into one ProbeExport.
 
-    units: the probe's sorting units, in any order; each unit that PREPROCESS made must be there
-    exactly once. Raises ValueError where the parts do not belong together (another probe's or
-    another unit's folder, a spike or unit that one stage has and another has not): that is a
+    document: of the session to export. preprocess: of the recording that was sorted, this session's or
+    that of several sessions. units: the probe's sorting units, in any order; each unit that PREPROCESS
+    made must be there exactly once. Raises ValueError where the parts do not belong together (another
+    probe's or another unit's folder, a spike or unit that one stage has and another has not): that is a
     defect of the pipeline, never to be papered over.
     """
     probe = document.probe
-    _belongs("preprocess.json", preprocess.probe, probe.name)
+    part = _part(document, preprocess)
     _belongs("sync.json", clock.probe, probe.name)
     _belongs("sync.json's stream", clock.stream, probe.ap.name)
+    _belongs("sync.json's sampling rate", clock.sampling_rate_hz, probe.ap.sampling_rate_hz)
 
     labels = {(label.raw_column, label.contact_id): label.label for label in preprocess.labels}
     recorded = {(channel.raw_column, channel.contact_id): channel for channel in probe.ap.channels}
@@ -166,7 +191,7 @@ def gather(
             f"{sorted(labels.keys() ^ recorded.keys())[:5]}"
         )
 
-    read = sorted((_read_unit(probe.name, folders) for folders in units), key=_unit_order)
+    read = sorted((_read_unit(preprocess.probe, folders) for folders in units), key=_unit_order)
     names = [unit.sorting.unit for unit in read]
     if sorted(names) != sorted(preprocess.units):
         raise ValueError(
@@ -174,30 +199,47 @@ def gather(
             f"but the results are of {sorted(names)}"
         )
 
+    n_joined = preprocess.parts[-1].start + preprocess.parts[-1].n_samples
     channels: dict[int, Channel] = {}
     for unit in read:
-        _belongs(
-            f"recording.json of {unit.sorting.unit}: sampling rate",
-            unit.recording.sampling_rate_hz,
-            clock.sampling_rate_hz,
-        )
+        _check_recording(unit.recording, probe.ap, n_joined)
         for channel in unit.recording.channels:
-            if recorded.get((channel.raw_column, channel.contact_id)) != channel:
+            own = recorded.get((channel.raw_column, channel.contact_id))
+            # Its name may differ in a session that was recorded with another version of the program.
+            if own is None or own != channel.model_copy(update={"channel_id": own.channel_id}):
                 raise ValueError(
                     f"recording.json of {unit.sorting.unit} has a channel that probe {probe.name} "
                     f"did not record so: {channel}"
                 )
             if channel.raw_column in channels:
                 raise ValueError(f"raw column {channel.raw_column} is in two sorting units of {probe.name}")
-            channels[channel.raw_column] = channel
+            channels[channel.raw_column] = own
     kept = [channels[column] for column in sorted(channels)]
 
-    clusters, spikes = _concatenate(read, {c.raw_column: k for k, c in enumerate(kept)}, kept)
+    clusters, of_all = _concatenate(read, {c.raw_column: k for k, c in enumerate(kept)}, kept)
+    table = clusters["table"]
+    uuids = _cluster_uuids(preprocess, table, of_all)
+    spikes = _of_part(of_all, part, n_joined)
+    n_spikes = np.bincount(spikes["clusters"], minlength=len(table))
+    joined = _joined(preprocess, part)
+    if joined:
+        table = table.assign(**{SESSION_SPIKES: n_spikes})
+    blocks = probe.ap.blocks()
+    ends = np.array([[block.offset, block.offset + block.n_samples] for block in blocks])
+    starts = np.array([block.start for block in blocks])
+    gaps = np.column_stack([starts[1:], ends[1:, 0] - ends[:-1, 1]])
     notes = [_note(unit) for unit in read if not len(unit.table)]
+    if joined:
+        notes.append(joined)
+    if len(gaps):
+        seconds = gaps[:, 1].sum() / probe.ap.sampling_rate_hz
+        notes.append(
+            f"{len(gaps)} gap{'s' if len(gaps) > 1 else ''} in the recording, {seconds:.3g} s in all"
+        )
     log.info(
         "%s: %d units, %d spikes on %d of %d channels",
         probe.name,
-        len(clusters["table"]),
+        len(table),
         spikes["samples"].size,
         len(kept),
         len(recorded),
@@ -207,28 +249,80 @@ def gather(
         clock=clock,
         channels=kept,
         channel_labels={column: label for (column, _), label in labels.items()},
-        clusters=clusters["table"],
+        clusters=table,
         cluster_channels=clusters["channels"],
         cluster_depths=clusters["depths"],
-        cluster_amps=_mean_amplitude(spikes["clusters"], spikes["amps"], len(clusters["table"])),
+        cluster_amps=_mean_amplitude(spikes["clusters"], spikes["amps"], n_spikes),
         cluster_peak_to_trough=clusters["peak_to_trough"],
-        cluster_uuids=_cluster_uuids(document, clusters["table"], spikes),
+        cluster_uuids=uuids,
         waveforms=clusters["mean"],
         waveforms_sd=clusters["sd"],
         waveform_channels=clusters["waveform_channels"],
         waveform_before_ms=clusters["before_ms"],
-        recording_interval=to_reference_seconds(clock, np.array([0, probe.ap.n_samples])),
+        observed=to_reference_seconds(clock, ends),
+        gaps=gaps,
         spike_samples=spikes["samples"],
-        spike_times=to_reference_seconds(clock, spikes["samples"]),
+        spike_times=to_reference_seconds(clock, probe.ap.acquired(spikes["samples"])),
         spike_clusters=spikes["clusters"],
         spike_amps=spikes["amps"],
         spike_depths=spikes["depths"],
         notes=notes,
+        joined=joined,
     )
 
 
+def _part(document: ProbeDocument, preprocess: Preprocess) -> Part:
+    """The session's share of the recording that was sorted."""
+    session, probe = document.session, document.probe
+    found = [
+        part
+        for part in preprocess.parts
+        if (part.subject, part.session) == (session.subject, session.session)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"preprocess.json is of the sessions {[part.session for part in preprocess.parts]}: expected "
+            f"{session.subject} {session.session} among them, once"
+        )
+    if found[0] == preprocess.parts[0]:
+        # The others' name may be another: a recording bears its first session's, cables change their ports.
+        _belongs("preprocess.json", preprocess.probe, probe.name)
+    _belongs("preprocess.json: samples of the session", found[0].n_samples, probe.ap.n_samples)
+    return found[0]
+
+
+def _check_recording(recording: PreprocessedUnit, ap: Stream, n_samples: int) -> None:
+    """A joined recording's rate is its first session's: the others' differ in calibration only."""
+    name = f"recording.json of {recording.unit}"
+    _belongs(f"{name}: samples", recording.n_samples, n_samples)
+    if abs(recording.sampling_rate_hz - ap.sampling_rate_hz) > MAX_RATE_DIFFERENCE * ap.sampling_rate_hz:
+        raise ValueError(
+            f"{name}: sampling rate: expected {ap.sampling_rate_hz}, found {recording.sampling_rate_hz}"
+        )
+
+
+def _of_part(spikes: dict[str, np.ndarray], part: Part, n_joined: int) -> dict[str, np.ndarray]:
+    """The spikes in a session's share of the joined recording; their samples are then of its own stream."""
+    samples = spikes["samples"]
+    if samples.size and not 0 <= samples[0] <= samples[-1] < n_joined:
+        raise ValueError(
+            f"spikes at samples {samples[0]} to {samples[-1]} of a recording of {n_joined} samples"
+        )
+    first, last = np.searchsorted(samples, [part.start, part.start + part.n_samples])
+    mine = {name: values[first:last] for name, values in spikes.items()}
+    return {**mine, "samples": mine["samples"] - part.start}
+
+
+def _joined(preprocess: Preprocess, part: Part) -> str:
+    """What to know of a session that was sorted as one with others; "" where it was not."""
+    others = [other.session for other in preprocess.parts if other != part]
+    if not others:
+        return ""
+    return f"sorted together with {', '.join(others)}; labels and metrics are of the joined recording"
+
+
 def summarise(export: ProbeExport) -> ProbeSummary:
-    """The probe's row of the run's summary table."""
+    """The probe's row of the run's summary table. duration_s: of what was recorded, without gaps."""
     session, probe = export.document.session, export.document.probe
     labels = list(export.channel_labels.values())
     return ProbeSummary(
@@ -318,7 +412,7 @@ def _table(sorting: SortingDocument, folders: UnitFolders) -> pd.DataFrame:
                 f"{name} of {sorting.unit} has {len(part)} units, sorting.json {len(sorting.unit_ids)}; "
                 f"they differ in the unit ids {differing[:10]}"
             )
-    clash = set(metrics.columns) & {*IDENTITY_COLUMNS, "kilosort", "bombcell"}
+    clash = set(metrics.columns) & {*IDENTITY_COLUMNS, SESSION_SPIKES, "kilosort", "bombcell"}
     if clash:
         raise ValueError(f"metrics.csv of {sorting.unit} has columns with names of ours: {sorted(clash)}")
     return labels[["kilosort", "bombcell"]].join(metrics).loc[sorting.unit_ids]
@@ -499,23 +593,28 @@ def _on_channels(values: np.ndarray, to_kept: np.ndarray, nearest: np.ndarray, n
     return np.where((column >= 0)[:, None, :], picked, np.nan)
 
 
-def _mean_amplitude(clusters: np.ndarray, amps: np.ndarray, n: int) -> np.ndarray:
-    total = np.bincount(clusters, weights=amps, minlength=n)
-    return (total / np.bincount(clusters, minlength=n)).astype(np.float32)
+def _mean_amplitude(clusters: np.ndarray, amps: np.ndarray, n_spikes: np.ndarray) -> np.ndarray:
+    """Mean over each cluster's spikes, NaN where it has none."""
+    total = np.bincount(clusters, weights=amps, minlength=n_spikes.size)
+    mean = np.full(n_spikes.size, np.nan)
+    np.divide(total, n_spikes, out=mean, where=n_spikes > 0)
+    return mean.astype(np.float32)
 
 
-def _cluster_uuids(document: ProbeDocument, table: pd.DataFrame, spikes: dict[str, np.ndarray]) -> list[str]:
-    """One UUID per cluster that follows from the probe, the unit and its spikes' samples."""
+def _cluster_uuids(preprocess: Preprocess, table: pd.DataFrame, spikes: dict[str, np.ndarray]) -> list[str]:
+    """One UUID per cluster that follows from the sessions, the probe, the unit and its spikes' samples.
+
+    spikes: of the whole recording that was sorted, so that a cluster has the same in each of its sessions.
+    """
     by_cluster = np.argsort(spikes["clusters"], kind="stable")
     counts = np.bincount(spikes["clusters"], minlength=len(table))
     trains = np.split(spikes["samples"][by_cluster], np.cumsum(counts)[:-1]) if len(table) else []
-    session, probe = document.session, document.probe
+    sessions = "+".join(f"{part.subject}/{part.session}" for part in preprocess.parts)
     return [
         str(
             uuid.uuid5(
                 NAMESPACE,
-                f"{session.subject}/{session.session}/{probe.name}/{unit}/{unit_id}/"
-                f"{hashlib.sha256(train.tobytes()).hexdigest()}",
+                f"{sessions}/{preprocess.probe}/{unit}/{unit_id}/{hashlib.sha256(train.tobytes()).hexdigest()}",
             )
         )
         for unit, unit_id, train in zip(table["sorting_unit"], table["sorter_unit_id"], trains, strict=True)

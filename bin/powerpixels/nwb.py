@@ -14,7 +14,7 @@ from pynwb.misc import Units
 
 from powerpixels import __version__
 from powerpixels.documents import Session
-from powerpixels.export import IDENTITY_COLUMNS, ProbeExport
+from powerpixels.export import IDENTITY_COLUMNS, SESSION_SPIKES, ProbeExport
 
 DESCRIPTIONS = {
     "sorting_unit": "the shank (or whole probe) whose spikes were sorted together",
@@ -61,9 +61,10 @@ def write_nwb(export: ProbeExport, folder: Path) -> Path:
 
     Electrodes: every recorded channel, also bad ones, with raw_column, contact_id, shank, position
     on the probe (µm) and bad-channel label; one group per shank. Units: spike times in s on the
-    reference clock, observation interval (the recording's extent), identity, labels, metrics, mean
+    reference clock, observation intervals (the recording without its gaps), identity, labels, metrics, mean
     and standard deviation of the waveform in V on the channels of the unit's `electrodes`, in their
-    order (main channel first). Unknown metadata (species, brain region, time zone) are not made up.
+    order (main channel first). Gaps in the recording are its invalid_times. Unknown metadata (species,
+    brain region, time zone) are not made up.
 
     The file's identifier follows from its content. Its bytes do not: HDF5's NWB records the true
     time of writing and gives each object a random id.
@@ -96,6 +97,10 @@ def write_nwb(export: ProbeExport, folder: Path) -> Path:
     nwbfile.subject = Subject(subject_id=session.subject, sex="U")
     electrode_of = _add_electrodes(nwbfile, export)
     nwbfile.units = _units(nwbfile, export, electrode_of)
+    for (start_s, stop_s), (_, missing) in zip(export.gap_intervals, export.gaps, strict=True):
+        nwbfile.add_invalid_time_interval(
+            start_time=start_s, stop_time=stop_s, tags=f"{probe.name}: {missing} samples were not recorded"
+        )
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,9 +181,9 @@ def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int]) 
     )
     add(
         "obs_intervals",
-        "start and end of the probe's recording on the reference clock",
-        np.tile(export.recording_interval, (n, 1)),
-        np.arange(1, n + 1, dtype=np.uint64),
+        "start and end of the probe's recording on the reference clock; before and after each gap in it",
+        np.tile(export.observed, (n, 1)),
+        np.arange(1, n + 1, dtype=np.uint64) * len(export.observed),
     )
     add(
         "electrodes",
@@ -204,13 +209,18 @@ def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int]) 
     for name, description in DESCRIPTIONS.items():
         values = clusters[name]
         add(name, description, values.to_numpy(dtype=np.str_ if values.dtype == object else None))
-    for name in clusters.columns.drop(list(IDENTITY_COLUMNS)):
+    if export.joined:
+        add(
+            SESSION_SPIKES, "number of the unit's spikes in this session", clusters[SESSION_SPIKES].to_numpy()
+        )
+    for name in clusters.columns.drop([*IDENTITY_COLUMNS, SESSION_SPIKES], errors="ignore"):
         add(name, f"metric {name} as SpikeInterface defines it", clusters[name].to_numpy(dtype=np.float64))
     return Units(
         name="units",
         description=(
             f"Units of probe {export.document.probe.name}. Spike times are seconds on the clock of stream "
             f"{clock.reference}, counted from that stream's first sample."
+            + (f" {export.joined[0].upper()}{export.joined[1:]}." if export.joined else "")
         ),
         id=np.arange(n),
         columns=columns,

@@ -1,9 +1,10 @@
-"""PREPROCESS: from a probe's raw AP file to one int16 binary per sorting unit, in one pass.
+"""PREPROCESS: from a probe's raw AP files to one int16 binary per sorting unit, in one pass.
 
 The chain is SpikeInterface's own, in µV: high-pass, phase shift, bad channels, removal of dead and
 outside channels, interpolation of noisy ones, reference. All that looks at more than one channel
 (bad channels, interpolation, reference) stays within a shank: shanks enter the brain at
-different depths, and are 250 µm and more apart.
+different depths, and are 250 µm and more apart. All that looks at more than one sample (the filters)
+stays within a block, a stretch without gap of one session; the blocks are written one after the other.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from powerpixels.documents import Channel, ChannelLabel, Preprocess, PreprocessedUnit, ProbeDocument
-from powerpixels.recordings import load_raw_ap
+from powerpixels.documents import Channel, ChannelLabel, JoinedProbe, Part, Preprocess, PreprocessedUnit
+from powerpixels.raw_ap import load_raw_ap
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
@@ -45,6 +47,15 @@ MIN_DETECTION_CHANNELS = 8
 MIN_DESTRIPE_CHANNELS = 16
 DETECTION_CHUNKS = 100
 DETECTION_CHUNK_S = 0.3
+# In less a channel's likeness to the others and its spectrum are chance.
+MIN_DETECTION_CHUNK_S = 0.1
+# Destriping's gain control wants each channel's level, to a factor or so: SpikeInterface's own sample of it.
+LEVEL_CHUNKS = 20
+LEVEL_CHUNK_S = 0.5
+# No spike fits into a shorter block, and the high-pass filter needs 19 samples to start from.
+MIN_BLOCK_S = 0.002
+# What a channel is in any of the joined sessions it is in all; the first of these that applies.
+WORST_FIRST = ("dead", "out", "noise", "good")
 
 
 @dataclass(frozen=True)
@@ -59,42 +70,55 @@ class Settings:
 
 
 def preprocess_probe(
-    document: ProbeDocument, raw_dir: Path, out: Path, settings: Settings, jobs: int = 1
+    joined: JoinedProbe, raw_dir: Path | Sequence[Path], out: Path, settings: Settings, jobs: int = 1
 ) -> Preprocess:
     """Write ``out/<unit>/traces.bin`` and ``recording.json`` of each sorting unit, ``out/preprocess.json``.
 
-    The raw file is read once (bad-channel detection reads random chunks before that). Memory does not grow
+    traces.bin holds all samples of all recordings in order, nothing in gaps. Each block is filtered for
+    itself; a block shorter than the filters' margins (17 and 40 ms) has their edges' effects all over, one
+    shorter than 2 ms is written as zeros. A channel that is bad in one of the sessions is bad in all.
+
+    The raw files are read once (bad-channel detection reads random chunks before that). Memory does not grow
     with the recording's duration: each of the ``jobs`` processes holds one second. A unit none of whose
     channels is usable gets an empty traces.bin and a recording.json without channels.
 
-    Raises DataError where the raw file does not fit the document, or is shorter than one second.
+    raw_dir: as ``raw_ap.load_raw_ap`` takes it. Raises DataError where the raw files do not fit the
+    documents, the recordings can't be joined, or they are shorter than one second together.
     """
-    stream = document.probe.ap
-    raw = load_raw_ap(document, raw_dir)
-    if raw.get_num_samples() < raw.sampling_frequency:
+    first = joined.recordings[0].probe
+    raw = load_raw_ap(joined, raw_dir)
+    lengths = [document.probe.ap.n_samples for document in joined.recordings]
+    rate = raw.sampling_frequency
+    if sum(lengths) < rate:
+        files = ", ".join(piece.path for document in joined.recordings for piece in document.probe.ap.pieces)
         raise DataError(
-            f"{stream.data_file(raw_dir)}: expected at least 1 s of data, found {raw.get_duration():.3f} s; "
-            "leave this recording out of the samplesheet"
+            f"{files}: expected at least 1 s of data, found {sum(lengths) / rate:.3f} s; leave this "
+            "recording out of the samplesheet"
         )
-    shanks = sorted({channel.shank for channel in stream.channels})
+    channels = first.ap.channels
+    shanks = sorted({channel.shank for channel in channels})
     filtered = filtered_chain(raw, settings)
     steps: list[dict] = [
+        _read_step(joined),
         {"step": "scale_to_uv", "dtype": "float32"},
         {"step": "highpass_filter", "cutoff_hz": settings.highpass_hz, "order": 5, "zero_phase": True},
         {"step": "phase_shift", "margin_ms": PHASE_SHIFT_MARGIN_MS},
     ]
 
-    labels: dict[int, str] = {}
-    for shank in shanks:
-        labels.update(_label_shank(filtered, shank, settings, jobs))
+    by_session = [
+        _label_session(_of_session(filtered, joined, k), shanks, settings, jobs) for k in range(len(lengths))
+    ]
+    labels = {
+        column: next(label for label in WORST_FIRST if any(found[column] == label for found, _ in by_session))
+        for column in (channel.raw_column for channel in channels)
+    }
     log.info("bad channels: %s", _count(labels.values()))
     steps.append(
         {
             "step": "detect_bad_channels",
             "method": "coherence+psd",
             "scope": "shank",
-            "n_chunks": _n_detection_chunks(filtered),
-            "chunk_s": DETECTION_CHUNK_S,
+            "sessions": [{**sampled, "found": _count(found.values())} for found, sampled in by_session],
             "seed": settings.seed,
             "found": _count(labels.values()),
         }
@@ -108,36 +132,45 @@ def preprocess_probe(
         steps.append({"step": "reference", "shank": shank, **step})
         log.info("shank %d: %s", shank, step)
 
-    gain_uv = output_gain_uv([channel.gain_uv for channel in stream.channels])
+    gain_uv = output_gain_uv([channel.gain_uv for channel in channels])
     if settings.sort_by == "probe":
         members = {"probe": shanks}
     else:
         members = {f"shank{shank}": [shank] for shank in shanks}
     out = Path(out)
-    by_column = {channel.raw_column: channel for channel in stream.channels}
-    parts: dict[str, list[BaseRecording]] = {}
+    by_column = {channel.raw_column: channel for channel in channels}
+    units: dict[str, list[BaseRecording]] = {}
     for unit, unit_shanks in members.items():
-        parts[unit] = [chain for shank in unit_shanks if (chain := chains[shank]) is not None]
+        units[unit] = [chain for shank in unit_shanks if (chain := chains[shank]) is not None]
         (out / unit).mkdir(parents=True, exist_ok=True)
-        channels: list[Channel] = [
-            by_column[int(column)] for part in parts[unit] for column in part.get_property("raw_column")
+        kept: list[Channel] = [
+            by_column[int(column)] for chain in units[unit] for column in chain.get_property("raw_column")
         ]
         PreprocessedUnit(
-            probe=document.probe.name,
+            probe=first.name,
             unit=unit,
-            sampling_rate_hz=stream.sampling_rate_hz,
-            n_samples=stream.n_samples,
+            sampling_rate_hz=first.ap.sampling_rate_hz,
+            n_samples=sum(lengths),
             gain_uv=gain_uv,
-            channels=channels,
+            channels=kept,
         ).save(out / unit / "recording.json")
 
-    n_clipped = _write_units(raw, parts, out, gain_uv, jobs)
+    n_clipped = _write_units(raw, units, out, gain_uv, jobs)
     if n_clipped:
         log.warning("%d samples were beyond the range of ±%.1f mV and clipped", n_clipped, 32.767 * gain_uv)
     steps.append({"step": "write", "dtype": "int16", "gain_uv": gain_uv, "n_clipped": n_clipped})
 
     result = Preprocess(
-        probe=document.probe.name,
+        probe=first.name,
+        parts=[
+            Part(
+                subject=document.session.subject,
+                session=document.session.session,
+                start=sum(lengths[:k]),
+                n_samples=lengths[k],
+            )
+            for k, document in enumerate(joined.recordings)
+        ],
         labels=[
             ChannelLabel(
                 raw_column=channel.raw_column,
@@ -145,13 +178,29 @@ def preprocess_probe(
                 shank=channel.shank,
                 label=labels[channel.raw_column],
             )
-            for channel in stream.channels
+            for channel in channels
         ],
         steps=steps,
         units=list(members),
     )
     result.save(out / "preprocess.json")
     return result
+
+
+def _read_step(joined: JoinedProbe) -> dict:
+    """What was read, for ``Preprocess.steps``: each session's blocks and the gaps before them, in samples."""
+    sessions = []
+    for document in joined.recordings:
+        stream = document.probe.ap
+        blocks, acquired = [], 0
+        for block in stream.blocks():
+            blocks.append({"n_samples": block.n_samples, "gap_before": block.offset - acquired})
+            acquired = block.offset + block.n_samples
+            if block.n_samples < MIN_BLOCK_S * stream.sampling_rate_hz:
+                blocks[-1]["zeros"] = True
+                log.warning("a block of %d samples is too short to be filtered: zeros", block.n_samples)
+        sessions.append({"session": document.session.session, "blocks": blocks})
+    return {"step": "read", "sessions": sessions}
 
 
 def output_gain_uv(gains_uv: list[float]) -> float:
@@ -168,7 +217,7 @@ def output_gain_uv(gains_uv: list[float]) -> float:
 def filtered_chain(raw: BaseRecording, settings: Settings) -> BaseRecording:
     """The steps that treat each channel alone, lazy: float32 µV, high-passed, sampled at one moment.
 
-    raw: as from ``recordings.load_raw_ap``. µV come first, since channels of one probe may differ in gain.
+    raw: as from ``raw_ap.load_raw_ap``. µV come first, since channels of one probe may differ in gain.
     """
     from spikeinterface import preprocessing as spre
 
@@ -183,31 +232,79 @@ def _of_shank(recording: BaseRecording, shank: int) -> BaseRecording:
     return recording.select_channels(recording.channel_ids[recording.get_channel_groups() == shank])
 
 
-def _n_detection_chunks(recording: BaseRecording) -> int:
-    """SpikeInterface's number of chunks, or as many as a short recording holds, but at least ten."""
-    return int(np.clip(recording.get_duration() / DETECTION_CHUNK_S, 10, DETECTION_CHUNKS))
+def _of_session(recording: BaseRecording, joined: JoinedProbe, k: int) -> BaseRecording:
+    """The segments of the k-th of the joined recordings."""
+    n_blocks = [len(document.probe.ap.blocks()) for document in joined.recordings]
+    first = sum(n_blocks[:k])
+    return recording.select_segments(list(range(first, first + n_blocks[k])))
 
 
-def _label_shank(filtered: BaseRecording, shank: int, settings: Settings, jobs: int) -> dict[int, str]:
-    """Label by raw column of a shank's channels: "good", "dead", "noise" or "out".
+def _random_chunks(recording: BaseRecording, n_chunks: int, seconds: float, seed: int) -> BaseRecording:
+    """Stretches of the recording, each as a segment; filters before them still see what is around.
+
+    Every stretch of that length that lies in one block is as likely; where there is none, the longest
+    blocks are taken whole. (SpikeInterface's own choice takes as many from each segment and shortens all to
+    fit into the shortest. For one segment this draws the same as it does.)
+    """
+    from spikeinterface.core import append_recordings
+
+    lengths = np.array([recording.get_num_samples(k) for k in range(recording.get_num_segments())])
+    size = min(int(seconds * recording.sampling_frequency), int(lengths.max()))
+    ends = np.cumsum(np.clip(lengths - size + 1, 0, None))
+    drawn = np.random.default_rng(seed).integers(0, ends[-1] - 1, size=n_chunks, endpoint=True)
+    chunks, segments = [], {}
+    for start in np.sort(drawn):
+        k = int(np.searchsorted(ends, start, side="right"))
+        if k not in segments:
+            segments[k] = recording.select_segments([k])
+        begin = int(start - (ends[k - 1] if k else 0))
+        chunks.append(segments[k].frame_slice(begin, begin + size))
+    return append_recordings(chunks)
+
+
+def _label_session(
+    filtered: BaseRecording, shanks: list[int], settings: Settings, jobs: int
+) -> tuple[dict[int, str], dict]:
+    """Label by raw column of a session's channels: "good", "dead", "noise" or "out"; what was looked at.
+
+    SpikeInterface's number of chunks, or as many as a short recording holds, but at least ten. Channels of
+    a session without a block of MIN_DETECTION_CHUNK_S are taken to be good.
+    """
+    columns = [int(column) for column in filtered.get_property("raw_column")]
+    rate = filtered.sampling_frequency
+    n_chunks = int(np.clip(filtered.get_total_duration() / DETECTION_CHUNK_S, 10, DETECTION_CHUNKS))
+    longest = max(filtered.get_num_samples(k) for k in range(filtered.get_num_segments()))
+    chunk_s = min(DETECTION_CHUNK_S, longest / rate)
+    if chunk_s < MIN_DETECTION_CHUNK_S:
+        log.warning("no stretch of %g s without a gap: bad channels can't be found", MIN_DETECTION_CHUNK_S)
+        return dict.fromkeys(columns, "good"), {"n_chunks": 0, "chunk_s": 0.0}
+    labels: dict[int, str] = {}
+    for shank in shanks:
+        chunks = _random_chunks(_of_shank(filtered, shank), n_chunks, chunk_s, settings.seed)
+        labels.update(_label_shank(chunks, shank, settings, jobs))
+    return {column: labels[column] for column in columns}, {"n_chunks": n_chunks, "chunk_s": chunk_s}
+
+
+def _label_shank(chunks: BaseRecording, shank: int, settings: Settings, jobs: int) -> dict[int, str]:
+    """Label by raw column of a shank's channels, of which chunks holds the stretches to look at.
 
     Per shank, because "out" is the top block of a depth order, and each shank has its own.
     """
     from spikeinterface.preprocessing import detect_bad_channels
 
-    recording = _of_shank(filtered, shank)
-    columns = [int(column) for column in recording.get_property("raw_column")]
+    columns = [int(column) for column in chunks.get_property("raw_column")]
     if len(columns) < MIN_DETECTION_CHANNELS:
         log.warning("shank %d: too few channels (%d) to look for bad ones", shank, len(columns))
         return dict.fromkeys(columns, "good")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Over 1/3 of channels are detected as bad")
         _, labels = detect_bad_channels(
-            recording,
+            chunks,
             method="coherence+psd",
             seed=settings.seed,
-            num_random_chunks=_n_detection_chunks(filtered),
-            chunk_duration_s=DETECTION_CHUNK_S,
+            # One chunk of each segment, as long as it is (and a half sample, as the product is cut off).
+            num_random_chunks=1,
+            chunk_duration_s=(chunks.get_num_samples(0) + 0.5) / chunks.sampling_frequency,
             job_kwargs={"n_jobs": jobs, "progress_bar": False},
         )
     counts = _count(labels)
@@ -258,47 +355,69 @@ def shank_chain(
     elif step["method"] == "destripe":
         step["pad_channels"] = min(60, n_channels)
         recording = spre.highpass_spatial_filter(
-            recording,
-            n_channel_pad=step["pad_channels"],
-            random_slice_kwargs={
-                "random_slices_kwargs": {"seed": settings.seed},
-                "progress_bar": False,
-            },
+            recording, n_channel_pad=step["pad_channels"], rms_values=_levels_uv(recording, settings.seed)
         )
     return recording, step
 
 
+def _levels_uv(recording: BaseRecording, seed: int) -> np.ndarray:
+    """Root mean square of each channel, µV, averaged over random chunks."""
+    from spikeinterface.core import get_noise_levels
+
+    chunks = _random_chunks(recording, LEVEL_CHUNKS, LEVEL_CHUNK_S, seed)
+    return get_noise_levels(
+        chunks,
+        method="rms",
+        return_in_uV=False,
+        random_slices_kwargs={
+            "num_chunks_per_segment": 1,
+            "chunk_duration": None,
+            "chunk_size": chunks.get_num_samples(0),
+            "seed": seed,
+        },
+        progress_bar=False,
+    )
+
+
 def _write_units(
-    raw: BaseRecording, parts: dict[str, list[BaseRecording]], out: Path, gain_uv: float, jobs: int
+    raw: BaseRecording, units: dict[str, list[BaseRecording]], out: Path, gain_uv: float, jobs: int
 ) -> int:
-    """Write every unit's traces.bin in one pass over the raw file; returns how many samples were clipped.
+    """Write every unit's traces.bin in one pass over the raw files; returns how many samples were clipped.
 
-    parts: by unit, the recordings whose columns stand side by side in its file.
+    units: by unit, the recordings whose columns stand side by side in its file. Blocks too short to be
+    filtered stay what a new file holds: zeros.
     """
-    from spikeinterface.core.job_tools import TimeSeriesChunkExecutor
+    from spikeinterface.core.job_tools import TimeSeriesChunkExecutor, divide_time_series_into_chunks
 
-    n_samples = raw.get_num_samples()
+    lengths = [raw.get_num_samples(segment) for segment in range(raw.get_num_segments())]
+    firsts = np.cumsum([0, *lengths])
     targets = []
-    for unit, recordings in parts.items():
+    for unit, recordings in units.items():
         n_columns = sum(recording.get_num_channels() for recording in recordings)
         path = out / unit / "traces.bin"
         with open(path, "wb") as file:
-            file.truncate(n_samples * n_columns * 2)
+            file.truncate(sum(lengths) * n_columns * 2)
         if n_columns:
             targets.append((path, n_columns, recordings))
 
-    progress = _Progress(n_samples, raw.sampling_frequency)
+    chunk = int(CHUNK_S * raw.sampling_frequency)
+    slices = [
+        (segment, start, stop)
+        for segment, start, stop in divide_time_series_into_chunks(raw, chunk)
+        if lengths[segment] >= MIN_BLOCK_S * raw.sampling_frequency
+    ]
+    progress = _Progress(sum(lengths), raw.sampling_frequency)
     TimeSeriesChunkExecutor(
         raw,
         _write_chunk,
         _open_targets,
-        (targets, gain_uv),
+        (targets, firsts, gain_uv),
         gather_func=progress,
         pool_engine="process",
         n_jobs=jobs,
-        chunk_size=int(CHUNK_S * raw.sampling_frequency),
+        chunk_size=chunk,
         job_name="preprocess",
-    ).run()
+    ).run(slices=slices)
     return progress.n_clipped
 
 
@@ -324,27 +443,30 @@ class _Progress:
             )
 
 
-def _open_targets(targets: list[tuple[Path, int, list[BaseRecording]]], gain_uv: float) -> dict:
-    """Each worker process opens the files for itself."""
+def _open_targets(
+    targets: list[tuple[Path, int, list[BaseRecording]]], firsts: np.ndarray, gain_uv: float
+) -> dict:
+    """Each worker process opens the files for itself. firsts: each segment's first sample in them."""
     return {
+        "firsts": firsts,
         "gain_uv": gain_uv,
         "targets": [(open(path, "r+b"), n_columns, recordings) for path, n_columns, recordings in targets],
     }
 
 
-def _write_chunk(_segment: int, start: int, end: int, context: dict) -> tuple[int, int]:
+def _write_chunk(segment: int, start: int, end: int, context: dict) -> tuple[int, int]:
     n_clipped = 0
     for file, n_columns, recordings in context["targets"]:
         counts = np.empty((end - start, n_columns), dtype="<i2")
         column = 0
         for recording in recordings:
-            traces_uv = recording.get_traces(start_frame=start, end_frame=end)
+            traces_uv = recording.get_traces(segment, start_frame=start, end_frame=end)
             values = np.rint(traces_uv / np.float32(context["gain_uv"]))
             n_clipped += int(np.count_nonzero(np.abs(values) > INT16_MAX))
             width = values.shape[1]
             counts[:, column : column + width] = np.clip(values, -INT16_MAX, INT16_MAX)
             column += width
-        file.seek(start * n_columns * 2)
+        file.seek((int(context["firsts"][segment]) + start) * n_columns * 2)
         file.write(counts)
         file.flush()
     return end - start, n_clipped

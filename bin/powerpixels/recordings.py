@@ -1,4 +1,4 @@
-"""Recordings as SpikeInterface objects, built from the documents that describe them.
+"""Preprocessed traces as SpikeInterface recordings, built from the documents that describe them.
 
 A column of a recording is never identified by its position: every recording from here carries the
 properties ``raw_column`` and ``contact_id`` of the documents' channels.
@@ -10,34 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerpixels.documents import Channel, PreprocessedUnit, ProbeDocument
+from powerpixels.documents import Channel, PreprocessedUnit
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
 
 BYTES_PER_SAMPLE = 2
-
-
-def load_raw_ap(document: ProbeDocument, raw_dir: Path) -> BaseRecording:
-    """The probe's AP band as it lies on disk: int16 counts, memory-mapped, only the probe's channels.
-
-    Columns are in the order of ``document.probe.ap.channels``; gains are µV per count. The file is
-    ``Stream.data_file(raw_dir)``: in its place below raw_dir, or staged there flat by name.
-
-    Raises DataError where the file is missing, or its size is not what the document says.
-    """
-    stream = document.probe.ap
-    path = stream.data_file(raw_dir)
-    expected = stream.n_samples * stream.n_columns * BYTES_PER_SAMPLE
-    _check_size(path, expected, f"{stream.n_samples} samples of {stream.n_columns} int16 columns")
-    if not stream.channels:
-        raise DataError(f"{path}: the probe has no recorded channels; check the metadata file beside it")
-    every_column = _binary(path, stream.sampling_rate_hz, stream.n_columns, list(range(stream.n_columns)))
-    recording = every_column.select_channels([channel.raw_column for channel in stream.channels])
-    recording = recording.rename_channels([channel.channel_id for channel in stream.channels])
-    _describe_channels(recording, stream.channels, [channel.gain_uv for channel in stream.channels])
-    return recording
 
 
 def load_preprocessed(unit_folder: Path) -> BaseRecording:
@@ -61,7 +40,7 @@ def load_preprocessed(unit_folder: Path) -> BaseRecording:
     ids = [channel.channel_id for channel in unit.channels]
     recording = _binary(path, unit.sampling_rate_hz, n_channels, ids)
     recording.annotate(is_filtered=True)
-    _describe_channels(recording, unit.channels, [unit.gain_uv] * n_channels)
+    describe_channels(recording, unit.channels, [unit.gain_uv] * n_channels)
     return recording
 
 
@@ -84,7 +63,7 @@ def _binary(path: Path, sampling_rate_hz: float, n_columns: int, ids: list) -> B
     )
 
 
-def _describe_channels(
+def describe_channels(
     recording: BaseRecording, channels: Sequence[Channel], gains_uv: Sequence[float]
 ) -> None:
     """Attach the probe (groups = shanks), the gains and each channel's identity to the recording."""

@@ -1,4 +1,4 @@
-"""SpikeGLX headers: the .meta text, and the stream of samples that it describes.
+"""SpikeGLX headers: the .meta text, and the stream of samples that one header and its data file hold.
 
 Keys and their meaning: SpikeGLX's metadata guides (https://billkarsh.github.io/SpikeGLX/#metadata-guides).
 Probe geometry, contact ids and the order in which the ADCs sample the channels come from
@@ -11,17 +11,29 @@ from __future__ import annotations
 import re
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from powerpixels.documents import AnalogLine, Channel, DigitalLine, RawFile, Stream
+from powerpixels.documents import AnalogLine, Channel, DigitalLine, Piece, RawFile, Stream
+from powerpixels.rawdata import BYTES_PER_SAMPLE, open_rows
 from powerpixels.stage import DataError, TemporaryError
 
-BYTES_PER_SAMPLE = 2
+# Suffixes of a data file, in the order of preference: as recorded, compressed by mtscomp, by this pipeline.
+DATA_SUFFIXES = (".bin", ".cbin", ".zarr")
 
 # Bit of the SY word that carries the sync wave, on all hardware since phase 3B.
 SYNC_BIT = 6
+
+# A OneBox's digital word: its 12 analog inputs, each compared with a threshold.
+ONEBOX_LINES = 12
+
+# Options of CatGT that are gone since version 2.2.
+RETIRED_BY_CATGT = {"aphipass", "aplopass", "lfhipass", "lflopass", "gbldmx"}
+
+# ONE, the archive of the International Brain Laboratory, puts a data set's number before the last suffix.
+UUID = re.compile(r"\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 
 # Phase 3A headers have no part number. Its 384-channel options have the geometry and the ADC
 # order that probeinterface files under this one (its own reader takes the same).
@@ -31,7 +43,7 @@ PHASE3A_GEOMETRY = "NP1010"
 class HeaderError(DataError):
     """A header that cannot be used; ``code`` is the fault's stable name.
 
-    META_UNREADABLE, UNKNOWN_PROBE or UNSUPPORTED_STREAM.
+    META_UNREADABLE, UNKNOWN_PROBE, UNSUPPORTED_STREAM, INDEX_MISSING or DATA_UNREADABLE.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -124,6 +136,14 @@ class StreamName:
     kind: str | None
 
 
+def stem_of(path: Path) -> str:
+    """The part of a file's name that a stream's header, data and index have in common.
+
+    Without the last extension and the number that IBL's archive puts before it, which differs between them.
+    """
+    return UUID.sub("", Path(path).stem)
+
+
 def parse_name(stem: str) -> StreamName:
     """Take a SpikeGLX file name, without its last extension, apart; never fails."""
     name, kind, device = stem, None, None
@@ -144,7 +164,7 @@ def stream_name(meta_path: Path, meta: SglxMeta) -> StreamName:
 
     SpikeGLX notes in ``fileName`` what it called the data file, which outlives a renamed copy.
     """
-    own = parse_name(Path(meta_path).stem)
+    own = parse_name(stem_of(meta_path))
     original = parse_name(re.split(r"[/\\]", meta.values.get("fileName", ""))[-1].removesuffix(".bin"))
     device = original.device if own.device is None else own.device
     if own.device == "imec" and original.device is not None and original.device.startswith("imec"):
@@ -188,19 +208,19 @@ def read_meta(path: Path, raw_root: Path | None = None) -> SglxMeta:
 
 
 def stream_kind(meta: SglxMeta) -> str:
-    """ "ap", "lf" or "nidq", from the header alone.
+    """ "ap", "lf", "nidq" or "obx", from the header alone.
 
-    Raises ``HeaderError``: UNSUPPORTED_STREAM for every other kind (OneBox analog inputs, AP and LF
-    in one file), META_UNREADABLE where the header does not say.
+    Raises ``HeaderError``: UNSUPPORTED_STREAM for every other kind (AP and LF in one file), META_UNREADABLE
+    where the header does not say.
     """
     source = meta.text("typeThis")
-    if source == "nidq":
-        return "nidq"
+    if source in ("nidq", "obx"):
+        return source
     if source != "imec":
-        known = {"obx": "a OneBox's analog inputs"}.get(source, f"a stream of type {source!r}")
         raise HeaderError(
             "UNSUPPORTED_STREAM",
-            f"{meta.name}: imec or nidq streams were expected, this is {known}, which is not supported yet.",
+            f"{meta.name}: a stream of type imec, nidq or obx was expected, this one is of type {source!r}, "
+            "which is not supported.",
         )
     n_ap, n_lf, _ = meta.counts("snsApLfSy", 3)
     if (n_ap > 0) == (n_lf > 0):
@@ -239,8 +259,6 @@ def probe_identity(meta: SglxMeta) -> ProbeIdentity:
 
     Raises ``HeaderError`` (UNKNOWN_PROBE) for a probe that probeinterface does not know.
     """
-    from probeinterface.neuropixels_tools import build_neuropixels_probe
-
     serial = meta.values.get("imDatPrb_sn") or meta.values.get("imProbeSN") or None
     if "imDatPrb_pn" not in meta and "imProbeOpt" in meta:
         option = meta.integer("imProbeOpt")
@@ -254,67 +272,142 @@ def probe_identity(meta: SglxMeta) -> ProbeIdentity:
         return ProbeIdentity(None, serial, f"Neuropixels phase 3A option {option}")
     part_number = meta.values.get("imDatPrb_pn", "")
     try:
-        model = build_neuropixels_probe(part_number).description.strip()
-        if model.startswith("duplicate of "):  # two part numbers of one probe in the table
-            model = build_neuropixels_probe(model.removeprefix("duplicate of ")).description.strip()
+        model = _model(part_number)
     except KeyError:
         raise HeaderError(
             "UNKNOWN_PROBE",
             f"{meta.name}: the part number of a Neuropixels probe was expected in imDatPrb_pn, found "
-            f"{part_number!r}, which this version's probe table does not have. Correct it if it is a "
-            "slip; otherwise a newer probeinterface is needed.",
+            f"{part_number!r}, which this version's probe table does not have. Correct it if it is a slip; "
+            "otherwise a newer probeinterface is needed.",
         ) from None
     return ProbeIdentity(part_number, serial, model)
 
 
-def read_stream(meta_path: Path, raw_root: Path) -> Stream:
-    """Read one header into the stream that it describes; the samples themselves are not read.
+@lru_cache(maxsize=16)
+def _model(part_number: str) -> str:
+    """What the probe table calls the model; raises ``KeyError`` where it does not have it."""
+    from probeinterface.neuropixels_tools import build_neuropixels_probe
 
-    meta_path: an AP, LF or NIDQ .meta file somewhere under raw_root, to which the stream's file
-    paths are relative. n_samples counts the whole samples of the data file beside the header; where
-    there is none the stream has only its meta file, and n_samples is what the header states.
+    model = build_neuropixels_probe(part_number).description.strip()
+    if model.startswith("duplicate of "):  # two part numbers of one probe in the table
+        model = build_neuropixels_probe(model.removeprefix("duplicate of ")).description.strip()
+    return model
+
+
+def sampling_rate(meta: SglxMeta) -> float:
+    """Samples per second of the stream, as the header states it (Hz)."""
+    keys = {"imec": "imSampRate", "nidq": "niSampRate", "obx": "obSampRate"}
+    return meta.positive(keys[meta.text("typeThis")])
+
+
+def data_files(meta_path: Path) -> list[Path]:
+    """The data files that lie beside a header, the one to be used first: as recorded, .cbin, .zarr."""
+    return _beside(meta_path, DATA_SUFFIXES)
+
+
+def _beside(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files of the same stream in the same folder that end in one of ``suffixes``, in that order.
+
+    Names with a number of IBL's archive are looked for where there are none without: that takes a listing
+    of the folder, which may hold thousands of triggers.
+    """
+    stem = stem_of(path)
+    plain = [Path(path).with_name(stem + suffix) for suffix in suffixes]
+    found = [other for other in plain if other.exists()]
+    if found and stem == Path(path).stem:
+        return found
+    others = [other for other in sorted(Path(path).parent.iterdir()) if stem_of(other) == stem]
+    return [other for suffix in suffixes for other in others if other.suffix == suffix]
+
+
+def read_stream(meta_path: Path, raw_root: Path, name: str | None = None) -> Stream:
+    """Read one header and its data file's size into the stream that they are; no sample is read.
+
+    meta_path: an AP, LF, NIDQ or OneBox .meta file somewhere under raw_root, to which the stream's file
+    paths are relative. name: the stream's name, by default from the files' names. files: the data file
+    (see ``data_files``), its index where it is a .cbin, the header. The stream is one piece. n_samples
+    counts the whole samples of the data file; where there is none the piece has the path of the missing
+    .bin, and n_samples is what the header states.
     ``raw_column`` is the column of the file as saved, whatever subset of the acquired channels that
-    is. Positions in µm (probeinterface's probe coordinates), gains in µV (NIDQ: V) per count,
+    is. Positions in µm (probeinterface's probe coordinates), gains in µV (DAQ streams: V) per count,
     inter_sample_shift in sample periods, 0 where CatGT has already aligned the channels; LF channels
     have that of their AP channel, as in SpikeInterface. A NIDQ's sync_column and sync_bit are the
     line that the header names for the sync wave; sync_bit is None where that line is analog.
 
-    Raises ``HeaderError`` (META_UNREADABLE, UNKNOWN_PROBE, UNSUPPORTED_STREAM).
+    Raises ``HeaderError`` (META_UNREADABLE, UNKNOWN_PROBE, UNSUPPORTED_STREAM; INDEX_MISSING and
+    DATA_UNREADABLE for a compressed data file).
     """
+    meta_path = Path(meta_path)
     meta = read_meta(meta_path, raw_root)
     kind = stream_kind(meta)
     n_columns = meta.integer("nSavedChans")
     if n_columns < 1:
         raise meta.fault("nSavedChans", f"at least one channel was expected, found {n_columns}")
-    names = stream_name(meta_path, meta)
+    device = stream_name(meta_path, meta).device
     if kind == "nidq":
         fields = _nidq_fields(meta, n_columns)
-        name, rate_key = names.device or "nidq", "niSampRate"
+        own_name = device or "nidq"
+    elif kind == "obx":
+        fields = _obx_fields(meta, n_columns)
+        own_name = device or "obx0"
     else:
         fields = _probe_fields(meta, kind, n_columns)
-        name, rate_key = f"{names.device or 'imec'}.{kind}", "imSampRate"
+        own_name = f"{device or 'imec'}.{kind}"
 
-    files = []
-    size = expected_size(meta) or 0
-    data_path = Path(meta_path).with_suffix(".bin")
-    if data_path.exists():
-        size = data_path.stat().st_size
-        files.append(_raw_file(data_path, raw_root, "data"))
-    files.append(_raw_file(Path(meta_path), raw_root, "meta"))
+    files, n_samples = _data(meta_path, raw_root, n_columns)
+    if n_samples is None:
+        n_samples = (expected_size(meta) or 0) // (BYTES_PER_SAMPLE * n_columns)
+    data_path = meta_path.with_name(stem_of(meta_path) + ".bin").relative_to(raw_root).as_posix()
+    first_sample = meta.integer("firstSample") if "firstSample" in meta else None
     return Stream(
-        name=name,
+        name=name or own_name,
         kind=kind,
-        files=files,
-        sampling_rate_hz=meta.positive(rate_key),
+        files=[*files, _raw_file(meta_path, raw_root, "meta")],
+        sampling_rate_hz=sampling_rate(meta),
         n_columns=n_columns,
-        n_samples=size // (BYTES_PER_SAMPLE * n_columns),
-        first_sample=meta.integer("firstSample") if "firstSample" in meta else None,
+        n_samples=n_samples,
+        first_sample=first_sample,
+        pieces=[
+            Piece(
+                path=files[0].path if files else data_path,
+                first_row=0,
+                n_samples=n_samples,
+                first_sample=first_sample,
+            )
+        ],
         **fields,
     )
 
 
+def _data(meta_path: Path, raw_root: Path, n_columns: int) -> tuple[list[RawFile], int | None]:
+    """The data file beside a header with its index, and its number of rows; ``([], None)`` where none is."""
+    path = next(iter(data_files(meta_path)), None)
+    if path is None:
+        return [], None
+    file = _raw_file(path, raw_root, "data")
+    if path.suffix == ".bin":
+        return [file], file.size_bytes // (BYTES_PER_SAMPLE * n_columns)
+    index = None
+    if path.suffix == ".cbin":
+        index = next(iter(_beside(meta_path, (".ch",))), None)
+        if index is None:
+            raise HeaderError(
+                "INDEX_MISSING",
+                f"{file.path}: its index {stem_of(path)}.ch was expected beside it, there is none. Copy it "
+                "from where the file was compressed; the data cannot be decompressed without.",
+            )
+    try:
+        n_rows = open_rows(path, index, n_columns).n_rows
+    except DataError as error:
+        raise HeaderError("DATA_UNREADABLE", str(error).replace(f"{raw_root}/", "")) from None
+    return [file] + ([] if index is None else [_raw_file(index, raw_root, "index")]), n_rows
+
+
 def _raw_file(path: Path, raw_root: Path, role: str) -> RawFile:
-    return RawFile(path=path.relative_to(raw_root).as_posix(), role=role, size_bytes=path.stat().st_size)
+    """A file, or a zarr folder with the size of all that is in it."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
+    return RawFile(path=path.relative_to(raw_root).as_posix(), role=role, size_bytes=size)
 
 
 def _saved_ids(
@@ -355,8 +448,15 @@ def _probe_fields(meta: SglxMeta, kind: str, n_columns: int) -> dict:
     if kind == "lf" and n_lf == 0:
         raise HeaderError(
             "UNSUPPORTED_STREAM",
-            f"{meta.name}: an LF stream that the probe itself recorded was expected, but acqApLfSy says "
-            "that it has none; one that was computed afterwards is not supported.",
+            f"{meta.name}: an LF stream that the probe itself recorded was expected, but acqApLfSy says that "
+            "it has none; one that was computed afterwards is not supported.",
+        )
+    if _is_inverted(meta):
+        raise HeaderError(
+            "UNSUPPORTED_STREAM",
+            f"{meta.name}: voltages in their own sign were expected, but recordings of "
+            f"{meta.text('imDatPrb_pn')} by versions of SpikeGLX with imDatApi {meta.text('imDatApi')} have "
+            "them inverted, which is not supported. Use CatGT's output of it: CatGT turns them round.",
         )
     ids = _saved_ids(meta, acquired, saved, n_columns)
     first = 0 if kind == "ap" else n_ap
@@ -405,30 +505,46 @@ def _probe_fields(meta: SglxMeta, kind: str, n_columns: int) -> dict:
     }
 
 
+def _is_inverted(meta: SglxMeta) -> bool:
+    """Whether the signals are stored upside down: NXT probes before version 4.0.2 of IMEC's interface.
+
+    Source: CatGT's code, which turns them round as it reads them.
+    """
+    part = re.fullmatch(r"NP(3\d{3})", meta.values.get("imDatPrb_pn", ""))
+    if part is None or int(part[1]) <= 3000 or any(key.startswith("catGT") for key in meta.values):
+        return False
+    version = re.findall(r"\d+", meta.values.get("imDatApi", ""))
+    return bool(version) and tuple(map(int, version)) < (4, 0, 2)
+
+
 def _probe(meta: SglxMeta, n_channels: int):
     """The probe with all its acquired contacts, in the order of the readout channels.
 
     probeinterface reads only files, and of those only AP headers in the encoding of the locale: it
     is given a header with the few keys that it needs, in which all channels are saved.
     """
+    identity = probe_identity(meta)
+    try:
+        return _build_probe(identity.part_number or PHASE3A_GEOMETRY, n_channels, meta.text("imroTbl"))
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+        raise meta.fault("imroTbl", f"it does not fit the probe ({type(error).__name__}: {error})") from None
+
+
+@lru_cache(maxsize=16)
+def _build_probe(part_number: str, n_channels: int, imro: str):
+    """probeinterface's probe; remembered, since a run may have thousands of headers with the same table."""
     from probeinterface import read_spikeglx
 
-    identity = probe_identity(meta)
     lines = [
-        f"imDatPrb_pn={identity.part_number or PHASE3A_GEOMETRY}",
+        f"imDatPrb_pn={part_number}",
         f"nSavedChans={n_channels}",
         f"snsSaveChanSubset=0:{n_channels - 1}",
-        f"~imroTbl={meta.text('imroTbl')}",
+        f"~imroTbl={imro}",
     ]
     with tempfile.TemporaryDirectory() as folder:
         header = Path(folder) / "probe.meta"
         header.write_text("\n".join(lines) + "\n", encoding="ascii", errors="replace")
-        try:
-            return read_spikeglx(header)
-        except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
-            raise meta.fault(
-                "imroTbl", f"it does not fit the probe ({type(error).__name__}: {error})"
-            ) from None
+        return read_spikeglx(header)
 
 
 def _sample_shifts(meta: SglxMeta, probe) -> np.ndarray:
@@ -442,11 +558,22 @@ def _sample_shifts(meta: SglxMeta, probe) -> np.ndarray:
     if probe.annotations["lf_sample_frequency_hz"] > 0:
         n_turns += 1
     order = np.asarray(probe.contact_annotations["adc_sample_order"], dtype="float64")
-    # CatGT aligns the channels unless it is told not to; to shift them again would undo that.
     commands = [value for key, value in meta.values.items() if key.startswith("catGTCmdline")]
-    if any("-no_tshift" not in command for command in commands):
+    if any(_aligns(command) for command in commands):  # to shift the channels again would undo that
         return np.zeros(order.size)
     return order / n_turns
+
+
+def _aligns(command: str) -> bool:
+    """Whether CatGT, called so, aligned the channels in time.
+
+    It does unless told not to; before version 2.2 it did only when told to. Options that were retired with
+    that version tell of an older one. Source: the change log in CatGT's manual.
+    """
+    options = set(re.findall(r"(?<=\s)-([a-z_]+)", command))
+    if "tshift" in options:
+        return True
+    return "no_tshift" not in options and not options & RETIRED_BY_CATGT
 
 
 def _gains_uv(meta: SglxMeta, probe, kind: str) -> np.ndarray:
@@ -532,3 +659,34 @@ def _nidq_fields(meta: SglxMeta, n_columns: int) -> dict:
         if bit is None or any((line.raw_column, line.bit) == (column, bit) for line in digital):
             fields.update(sync_column=column, sync_bit=None if column is None else bit)
     return fields
+
+
+def _obx_fields(meta: SglxMeta, n_columns: int) -> dict:
+    """Analog and digital lines of a OneBox's own stream, and its sync wave.
+
+    Columns are analog inputs (XA), at most one digital word (XD), sync words (SY), named as in SpikeGLX's
+    channel map: "XA3" is the fourth analog input that was acquired, "XD0.3" bit 3 of the digital word.
+    volts = count * obAiRangeMax / obMaxInt.
+    """
+    saved = meta.counts("snsXaDwSy", 3)
+    acquired = meta.counts("acqXaDwSy", 3)
+    n_xa, n_words, _ = acquired
+    max_int = meta.positive("obMaxInt") if "obMaxInt" in meta else 32768.0
+    gain_v = meta.positive("obAiRangeMax") / max_int
+    analog, digital, sync_column = [], [], None
+    for column, number in enumerate(_saved_ids(meta, acquired, saved, n_columns)):
+        if number < n_xa:
+            analog.append(AnalogLine(raw_column=column, name=f"XA{number}", gain_v=gain_v))
+        elif number < n_xa + n_words:
+            digital += [
+                DigitalLine(raw_column=column, bit=bit, name=f"XD{number - n_xa}.{bit}")
+                for bit in range(ONEBOX_LINES)
+            ]
+        elif sync_column is None:
+            sync_column = column
+    return {
+        "analog": analog,
+        "digital": digital,
+        "sync_column": sync_column,
+        "sync_bit": None if sync_column is None else SYNC_BIT,
+    }

@@ -120,17 +120,45 @@ class ProbeConfig(Document):
 
 
 class SimulationConfig(Document):
-    """A session. start_time: local, as SpikeGLX writes it. artifact_uv: peak of the common transients."""
+    """A session. start_time: local, as SpikeGLX writes it. artifact_uv: peak of the common transients.
+
+    session_seed: what the session does not share with others of the same probes and units (their firing,
+    noise, LFP, behaviour) is drawn with it; None: with seed, as is everything else.
+    """
 
     subject: str = "sim01"
     run: str = "sim01_run1"
     start_time: str = Field("2026-03-01T10:35:10", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$")
     seed: int = 1
+    session_seed: int | None = Field(None, ge=0)
     duration_s: float = Field(ge=2.0)
     probes: tuple[ProbeConfig, ...]
     nidq_start_s: float = 0.0137
     nidq_drift_ppm: float = 31.0
     artifact_uv: float = 300.0
+
+    def another_session(self, session_seed: int, start_time: str, duration_s: float) -> SimulationConfig:
+        """A later session of the same probes and units (serials, channels, templates, firing rates).
+
+        Spikes, noise, LFP, events, and the streams' starts and drifts are others, all set by session_seed.
+        Raises pydantic.ValidationError where a value is impossible.
+        """
+        SimulationConfig.model_validate({**self.model_dump(), "session_seed": session_seed})
+        rng = np.random.default_rng([self.seed, session_seed])
+        probes = [
+            {**probe.model_dump(), "start_s": rng.uniform(0.02, 0.2), "drift_ppm": rng.uniform(-30.0, 30.0)}
+            for probe in self.probes
+        ]
+        changes = {
+            "session_seed": session_seed,
+            "start_time": start_time,
+            "duration_s": duration_s,
+            "run": f"{self.run}_s{session_seed}",
+            "probes": probes,
+            "nidq_start_s": rng.uniform(0.0, 0.02),
+            "nidq_drift_ppm": rng.uniform(-40.0, 40.0),
+        }
+        return SimulationConfig.model_validate({**self.model_dump(), **changes})
 
     @classmethod
     def small(cls) -> SimulationConfig:
@@ -211,8 +239,26 @@ def _probe_2(**sizes) -> ProbeConfig:
     return ProbeConfig(**{**defaults, "drift_ppm": 12.0, **sizes})
 
 
+class PieceTruth(Document):
+    """A stretch of a stream in one file: n_samples rows from first_row on.
+
+    offset: samples acquired from the stream's first one to the stretch's first one, saved or not.
+    """
+
+    file: str
+    first_row: int
+    n_samples: int
+    offset: int
+
+
 class StreamTruth(Document):
-    """One stream. file: relative to the session's folder. sampling_rate_hz: as its metadata states."""
+    """One stream. file: relative to the session's folder. sampling_rate_hz: as its metadata states.
+
+    start_s: true time of the first sample. n_samples: of all saved ones. pieces: where they are, in order
+    of time, if not all in one file without a gap; file is then the first one. "Sample k" of the stream
+    counts what was saved. sync_column and sync_bit are None where the sync wave is not in the samples.
+    blank: (first, last) of stretches of samples that hold zeros in place of what was not recorded.
+    """
 
     name: str
     file: str
@@ -222,8 +268,10 @@ class StreamTruth(Document):
     n_samples: int
     n_columns: int
     first_sample: int
-    sync_column: int
-    sync_bit: int
+    sync_column: int | None
+    sync_bit: int | None
+    pieces: list[PieceTruth] = []
+    blank: list[tuple[int, int]] = []
 
 
 class ChannelTruth(Document):
@@ -306,7 +354,8 @@ class AnalogTruth(Document):
 class TruthDocument(Document):
     """truth.json: everything that was put into the session.
 
-    run_folder: relative to the session's folder. sync_period_s, sync_phase_s: the wave rises at true times
+    run_folder: relative to the session's folder. nidq: the stream with the lines; reference: name of the
+    stream whose clock is the session's. sync_period_s, sync_phase_s: the wave rises at true times
     sync_phase_s + k * sync_period_s and falls half a period later. artifact_s: true times of the common
     transients. tone_hz: on true time.
     """
@@ -316,6 +365,7 @@ class TruthDocument(Document):
     run_folder: str
     probes: list[ProbeTruth]
     nidq: StreamTruth
+    reference: str = "nidq"
     lines: list[LineTruth]
     analog: AnalogTruth
     sync_period_s: float
@@ -340,7 +390,7 @@ class Truth:
 
     @property
     def run_folder(self) -> Path:
-        """The SpikeGLX run folder."""
+        """The raw folder for a samplesheet: SpikeGLX's run folder as simulated."""
         return self.folder / self.document.run_folder
 
     def probe(self, name: str) -> ProbeTruth:
@@ -366,14 +416,43 @@ class Truth:
             "off_nidq_s": self.true_to_nidq_seconds(off),
         }
 
+    def streams(self) -> list[StreamTruth]:
+        """All streams: those of the probes, then the NIDQ."""
+        probes = self.document.probes
+        return [s for probe in probes for s in (probe.ap, probe.lf) if s is not None] + [self.document.nidq]
+
+    def acquired(self, stream: StreamTruth, sample: np.ndarray) -> np.ndarray:
+        """Samples of a stream as counts of its clock since its first sample, time in gaps included."""
+        sample = np.asarray(sample)
+        if not stream.pieces:
+            return sample
+        starts = np.cumsum([0] + [piece.n_samples for piece in stream.pieces[:-1]])
+        k = np.clip(np.searchsorted(starts, sample, side="right") - 1, 0, None)
+        return sample - starts[k] + np.array([piece.offset for piece in stream.pieces])[k]
+
     def to_true_seconds(self, stream: StreamTruth, sample: np.ndarray) -> np.ndarray:
         """True time of a stream's samples, s."""
-        return stream.start_s + np.asarray(sample, dtype=np.float64) / stream.true_rate_hz
+        acquired = self.acquired(stream, sample)
+        return stream.start_s + np.asarray(acquired, dtype=np.float64) / stream.true_rate_hz
+
+    def recorded(self, stream: StreamTruth, true_s: np.ndarray) -> np.ndarray:
+        """Whether a stream was recorded at true times, bool: False in its gaps, before and after it."""
+        count = np.ceil((np.asarray(true_s) - stream.start_s) * stream.true_rate_hz)
+        stretches = [(p.offset, p.offset + p.n_samples) for p in stream.pieces] or [(0, stream.n_samples)]
+        saved = np.any([(count >= first) & (count < last) for first, last in stretches], axis=0)
+        blank = [(count >= first) & (count < last) for first, last in stream.blank]
+        return saved & ~np.any(blank, axis=0) if blank else saved
 
     def true_to_nidq_seconds(self, true_s: np.ndarray) -> np.ndarray:
         """Seconds on the NIDQ's own clock since its first sample, of true times."""
         nidq = self.document.nidq
         return (np.asarray(true_s) - nidq.start_s) * (nidq.true_rate_hz / nidq.sampling_rate_hz)
+
+    def to_reference_seconds(self, true_s: np.ndarray) -> np.ndarray:
+        """Seconds on the reference stream's own clock since its first sample, of true times."""
+        reference = next(s for s in self.streams() if s.name == self.document.reference)
+        rate = reference.true_rate_hz / reference.sampling_rate_hz
+        return (np.asarray(true_s) - reference.start_s) * rate
 
     def to_nidq_seconds(self, probe: str, sample: np.ndarray) -> np.ndarray:
         """Seconds on the NIDQ's own clock since its first sample, of ap samples of a probe."""
@@ -382,10 +461,11 @@ class Truth:
     def sync_edges_s(self, stream: StreamTruth) -> np.ndarray:
         """True times of all sync edges, rising and falling, while the stream was recorded."""
         half = self.document.sync_period_s / 2
-        end = stream.start_s + stream.n_samples / stream.true_rate_hz
+        end = self.to_true_seconds(stream, stream.n_samples)
         first = np.ceil((stream.start_s - self.document.sync_phase_s) / half)
         last = np.floor((end - self.document.sync_phase_s) / half)
-        return self.document.sync_phase_s + half * np.arange(first, last + 1)
+        edges = self.document.sync_phase_s + half * np.arange(first, last + 1)
+        return edges[self.recorded(stream, edges)]
 
     def analog_v(self, true_s: np.ndarray) -> np.ndarray:
         """Volts on XA0 at true times."""
@@ -399,23 +479,33 @@ def simulate_session(folder: Path, config: SimulationConfig) -> Path:
     config gives the same bytes. Memory does not grow with duration, except for the spikes.
     """
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise DataError(
-            f"{folder}: expected an empty or new folder for the simulated session, found files in it; "
-            "name another folder or delete this one"
-        )
+    require_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # An interrupted simulation must not leave half a session under the name of a whole one.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
         work = Path(unfinished) / "session"
         document = _write_session(work, config)
-        with (work / "samplesheet.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["subject", "session", "raw"])
-            run_folder = (folder / document.run_folder).resolve()
-            writer.writerow([config.subject, document.session, run_folder.as_posix()])
+        write_samplesheet(work, document, folder)
         work.rename(folder)
     return folder / "truth" / "truth.json"
+
+
+def require_new(folder: Path) -> None:
+    """Raise DataError where something is in folder already."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(
+            f"{folder}: expected an empty or new folder for the simulated session, found files in it; "
+            "name another folder or delete this one"
+        )
+
+
+def write_samplesheet(work: Path, document: TruthDocument, folder: Path) -> None:
+    """Write samplesheet.csv into work, of the one session that will lie in folder."""
+    with (work / "samplesheet.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["subject", "session", "raw"])
+        raw = (folder / document.run_folder).resolve()
+        writer.writerow([document.config.subject, document.session, raw.as_posix()])
 
 
 def _write_session(folder: Path, config: SimulationConfig) -> TruthDocument:
@@ -424,7 +514,13 @@ def _write_session(folder: Path, config: SimulationConfig) -> TruthDocument:
     truth_folder = folder / "truth"
     run_folder.mkdir(parents=True)
     truth_folder.mkdir()
-    seeds = np.random.SeedSequence(config.seed).spawn(len(config.probes) + 2)
+    n_seeds = len(config.probes) + 2
+    seeds = np.random.SeedSequence(config.seed).spawn(n_seeds)
+    # The session's own part: seeds[0] and seeds[1], and what a probe draws after its units.
+    own = [None] * n_seeds
+    if config.session_seed is not None:
+        own = np.random.SeedSequence([config.seed, config.session_seed]).spawn(n_seeds)
+        seeds[:2] = own[:2]
     rng = np.random.default_rng(seeds[0])
     waves = _draw_waves(rng)
     n_artifacts = int(config.duration_s / ARTIFACT_INTERVAL_S)
@@ -432,7 +528,8 @@ def _write_session(folder: Path, config: SimulationConfig) -> TruthDocument:
 
     probes, spikes_of = [], []
     for index, (probe, seed) in enumerate(zip(config.probes, seeds[2:], strict=True)):
-        simulated = _SimulatedProbe(probe, config, f"probe{index:02d}", seed)
+        name = f"probe{int(probe.device[4:]):02d}"
+        simulated = _SimulatedProbe(probe, config, name, seed, own[2 + index])
         ap = simulated.write_stream(folder, run_folder, "ap", waves, artifact_s)
         lf = simulated.write_stream(folder, run_folder, "lf", waves, artifact_s) if simulated.has_lf else None
         probes.append(simulated.truth(ap, lf))
@@ -625,9 +722,19 @@ def acquired_channel(model: str, shank: int, electrode: int) -> int:
 
 
 class _SimulatedProbe:
-    """Everything drawn for one probe; writes its streams."""
+    """Everything drawn for one probe; writes its streams.
 
-    def __init__(self, probe: ProbeConfig, config: SimulationConfig, name: str, seed: np.random.SeedSequence):
+    session_seed: for all that is drawn after the units and their rates; None: as they are.
+    """
+
+    def __init__(
+        self,
+        probe: ProbeConfig,
+        config: SimulationConfig,
+        name: str,
+        seed: np.random.SeedSequence,
+        session_seed: np.random.SeedSequence | None,
+    ):
         from probeinterface.neuropixels_tools import build_neuropixels_probe
 
         self.config = config
@@ -636,6 +743,7 @@ class _SimulatedProbe:
         self.model = PROBE_MODELS[probe.model]
         self.has_lf = self.model.lf_gain is not None
         self.rng = np.random.default_rng(seed)
+        self.session_seed = session_seed
         self.n_samples = round(config.duration_s * AP_RATE_HZ)
         self.true_rate_hz = AP_RATE_HZ * (1 + 1e-6 * probe.drift_ppm)
         # SpikeGLX counts samples from the start of acquisition, here some 12 s before the files begin. A
@@ -755,6 +863,8 @@ class _SimulatedProbe:
 
         n_units = len(templates)
         rates = np.exp(self.rng.uniform(*np.log(FIRING_RATE_HZ), n_units))
+        if self.session_seed is not None:
+            self.rng = np.random.default_rng(self.session_seed)
         sorting = generate_sorting(
             num_units=n_units,
             sampling_frequency=AP_RATE_HZ,
@@ -861,7 +971,7 @@ class _SimulatedProbe:
         log.info("simulate: %s, %d channels, %.0f s", data.name, self.shank.size, n_samples / rate_hz)
         sha1 = _write_chunks(data, chunk, n_samples, round(CHUNK_S * rate_hz))
         meta = self._meta(data, kind, n_samples, rate_hz, self.first_sample // ratio, sha1)
-        _write_meta(data, meta)
+        write_meta(data, meta)
         return StreamTruth(
             name=f"{device}.{kind}",
             file=data.relative_to(folder).as_posix(),
@@ -931,7 +1041,7 @@ class _SimulatedProbe:
             "imTrgSource": "0",
             "imroFile": "",
             "snsApLfSy": f"{n},0,1" if kind == "ap" else f"0,{n},1",
-            "snsSaveChanSubset": _ranges([*saved, sync]),
+            "snsSaveChanSubset": channel_ranges([*saved, sync]),
             "syncImInputSlot": "2",
             "typeThis": "imec",
             "~imroTbl": f"({model.imro_type},384)" + "".join(f"({entry})" for entry in entries),
@@ -1079,7 +1189,7 @@ def _write_nidq(
         "~snsChanMap": "(0,0,32,1,1)(XA0;0:0)(XD0;1:1)",
         "~snsShankMap": "(1,2,0)",
     }
-    _write_meta(data, meta)
+    write_meta(data, meta)
     stream = StreamTruth(
         name="nidq",
         file=data.relative_to(folder).as_posix(),
@@ -1152,8 +1262,11 @@ def _common_meta(
     }
 
 
-def _write_meta(data: Path, fields: dict[str, str]) -> None:
-    """SpikeGLX's order: plain keys, then those that start with ~, each alphabetically."""
+def write_meta(data: Path, fields: dict[str, str]) -> None:
+    """Write the .meta file beside a data file.
+
+    SpikeGLX's order: plain keys, then those that start with ~, each alphabetically.
+    """
     lines = [f"{key}={fields[key]}\n" for key in sorted(fields, key=lambda key: (key[0] == "~", key))]
     data.with_suffix(".meta").write_text("".join(lines), encoding="utf-8")
 
@@ -1163,7 +1276,7 @@ def _number(value: float) -> str:
     return repr(int(value)) if value == int(value) else repr(value)
 
 
-def _ranges(channels: list[int]) -> str:
+def channel_ranges(channels: list[int]) -> str:
     """SpikeGLX's list of saved channels: 0:2,5,7:8."""
     runs: list[list[int]] = []
     for channel in channels:
@@ -1238,21 +1351,49 @@ def score_alf(truth_folder: Path, alf_folder: Path, probe: str) -> pd.DataFrame:
 def add_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``powerpixels simulate``."""
     parser.add_argument("folder", type=Path, help="where to write raw/, truth/ and samplesheet.csv")
+    from powerpixels.layouts import FAULTS, LAYOUTS
+
     parser.add_argument("--preset", choices=("small", "demo", "full"), default="demo", help="size")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="instead of the preset's")
     parser.add_argument("--seed", type=int, help="another draw of everything random")
     parser.add_argument("--start-time", metavar="TIME", help="of the recording: 2026-03-01T10:35:10")
+    parser.add_argument(
+        "--session-seed", type=int, help="a session of the same units: other spikes, noise and clocks"
+    )
+    layouts = "; ".join(f"{name}: {layout.what}" for name, layout in LAYOUTS.items())
+    parser.add_argument("--layout", choices=LAYOUTS, default="spikeglx", metavar="NAME", help=layouts)
+    faults = "; ".join(f"{name}: {fault.what}" for name, fault in FAULTS.items())
+    parser.add_argument(
+        "--fault",
+        metavar="NAME[:STREAM]",
+        help=f"damage one stream (imec0, imec0.lf, nidq, ProbeA; default: the first probe's). {faults}",
+    )
 
 
 def run(args: Namespace) -> None:
     """Body of ``powerpixels simulate``."""
+    from powerpixels.layouts import break_session, relayout
+
     changes = {"duration_s": args.duration, "seed": args.seed, "start_time": args.start_time}
     changes = {key: value for key, value in changes.items() if value is not None}
     preset = getattr(SimulationConfig, args.preset)().model_dump()
     try:
         config = SimulationConfig.model_validate({**preset, **changes})
+        if args.session_seed is not None:
+            config = config.another_session(args.session_seed, config.start_time, config.duration_s)
     except ValidationError as error:
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise DataError(f"powerpixels simulate: {faults}") from error
-    simulate_session(args.folder, config)
+    if args.layout == "spikeglx":
+        simulate_session(args.folder, config)
+    else:
+        require_new(args.folder)
+        args.folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=args.folder.parent, prefix=f".{args.folder.name}.") as work:
+            simulate_session(Path(work) / "source", config)
+            relayout(Path(work) / "source", args.folder, args.layout)
+    if args.fault is not None:
+        fault, _, stream = args.fault.partition(":")
+        truth = Truth.load(args.folder)
+        break_session(truth.run_folder, fault, stream or truth.document.probes[0].device)
     print(args.folder / "samplesheet.csv")

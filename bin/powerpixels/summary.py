@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
-from powerpixels.documents import ProbeSummary
+from powerpixels.documents import Fault, Inventory, ProbeSummary
+from powerpixels.fault_codes import CODES
 
 IDENTITY = ["subject", "session", "probe"]
 FAILURE = [*IDENTITY, "shank", "stage", "exit", "reason", "log"]
-COLUMNS = ["status", *ProbeSummary.model_fields, *FAILURE[len(IDENTITY) :]]
+COLUMNS = ["status", *ProbeSummary.model_fields, "faults", *FAILURE[len(IDENTITY) :]]
 # What is shown in the terminal: the width of a screen.
 SHOWN = ["status", *IDENTITY, "n_channels", "n_units", "n_good_kilosort", "n_good_bombcell", "n_spikes"]
 
 
-def table(summaries: list[ProbeSummary], failures: list[dict]) -> list[dict]:
+def table(summaries: list[ProbeSummary], failures: list[dict], inventories: list[Inventory]) -> list[dict]:
     """Rows with all of COLUMNS (None where a row has no value), sorted by subject, session, probe.
 
     failures: one dict each with subject, session, probe ("" when the whole session failed), shank (""
-    when the whole probe did), stage, exit, reason, log. Raises ValueError where a failure lacks a key
-    or has another one.
+    when the whole probe did), stage, exit, reason, log. inventories: of any of the sessions. A row's
+    "warnings" (a list) are what the export noted and the warnings among the faults of the probe's input and
+    of its session, each as "CODE: message"; "faults" (a list) has the codes of all faults, those that
+    blocked the probe included. Raises ValueError where a failure lacks a key or has another one.
     """
     rows = []
     for summary in summaries:
@@ -29,18 +33,43 @@ def table(summaries: list[ProbeSummary], failures: list[dict]) -> list[dict]:
         if failure.keys() != set(FAILURE):
             raise ValueError(f"a failure has the keys {sorted(failure)}, expected {sorted(FAILURE)}")
         rows.append({"status": "failed", "warnings": [], **failure})
-    filled = [{column: row.get(column) for column in COLUMNS} for row in rows]
+    faults = {(found.session.subject, found.session.session): found.faults for found in inventories}
+    filled = []
+    for row in rows:
+        own = faults_of(faults.get((row["subject"], row["session"]), []), row["probe"])
+        noted = [f"{fault.code}: {fault.message}" for fault in own if fault.severity == "warns"]
+        codes = [fault.code for fault in own] + codes_in(row.get("reason") or "")
+        row = {**row, "warnings": [*row["warnings"], *noted], "faults": list(dict.fromkeys(codes))}
+        filled.append({column: row.get(column) for column in COLUMNS})
     return sorted(
         filled, key=lambda row: (*(row[name] for name in IDENTITY), row["status"], row["stage"] or "")
     )
 
 
+def faults_of(faults: list[Fault], probe: str) -> list[Fault]:
+    """The faults of a probe ("": of none) and those of its whole session."""
+    return [fault for fault in faults if fault.probe in (None, probe)]
+
+
+def codes_in(reason: str) -> list[str]:
+    """Codes of the faults that the reason of a failure begins its messages with.
+
+    A session whose input is not understood at all has no inventory: what is known stands in the reason.
+    """
+    return [code for code in re.findall(r"\b([A-Z][A-Z_]+): ", reason) if code in CODES]
+
+
 def write_csv(rows: list[dict], path: Path) -> None:
-    """Write the table as CSV: numbers in full precision, warnings joined by "; ", nothing for None."""
+    """Write the table as CSV: numbers in full precision, nothing for None.
+
+    Warnings are joined by "; ", the codes of faults by spaces.
+    """
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, "warnings": "; ".join(row["warnings"])} for row in rows)
+        for row in rows:
+            joined = {"warnings": "; ".join(row["warnings"]), "faults": " ".join(row["faults"])}
+            writer.writerow({**row, **joined})
 
 
 def write_json(rows: list[dict], path: Path) -> None:
@@ -49,7 +78,10 @@ def write_json(rows: list[dict], path: Path) -> None:
 
 
 def as_text(rows: list[dict]) -> str:
-    """The table for a terminal: aligned columns, then the reason and log of each failure and all warnings."""
+    """The table for a terminal: aligned columns, then the reason and log of each failure and all warnings.
+
+    A warning that several probes of a session share is given once.
+    """
     cells = [SHOWN, *([_shown(row[column]) for column in SHOWN] for row in rows)]
     widths = [max(len(line[k]) for line in cells) for k in range(len(SHOWN))]
     lines = [
@@ -57,12 +89,28 @@ def as_text(rows: list[dict]) -> str:
         for line in cells
     ]
     for row in rows:
-        who = " ".join(row[name] for name in IDENTITY if row[name])
         if row["status"] == "failed":
+            who = " ".join(row[name] for name in IDENTITY if row[name])
             lines.append(f"FAILED {who} in {row['stage']} (exit {row['exit']}): {row['reason']}")
             lines.append(f"       log: {row['log']}")
-        lines.extend(f"WARNING {who}: {warning}" for warning in row["warnings"])
+    for subject, session, probes, warning in shared_warnings(rows):
+        who = f"{subject} {session} {', '.join(probes)}".rstrip()
+        lines.append(f"WARNING {who}: {warning}")
     return "\n".join(lines)
+
+
+def shared_warnings(rows: list[dict]) -> list[tuple[str, str, list[str], str]]:
+    """Each warning of a session once: subject, session, names of the probes that it is of, the warning.
+
+    No names where the session has rows without a probe only.
+    """
+    probes: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        for warning in row["warnings"]:
+            names = probes.setdefault((row["subject"], row["session"], warning), [])
+            if row["probe"] and row["probe"] not in names:
+                names.append(row["probe"])
+    return [(subject, session, names, warning) for (subject, session, warning), names in probes.items()]
 
 
 def _shown(value: object) -> str:

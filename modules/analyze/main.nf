@@ -1,9 +1,9 @@
-include { memoryOf ; timeOf } from '../resources'
+include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
 // Waveforms, locations and quality metrics of one sorting unit's units.
 process ANALYZE {
-    tag "${meta.subject}/${meta.session}/${meta.probe}/${meta.unit}"
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/analyzers/${meta.probe}", mode: params.publish_dir_mode, pattern: '*.zarr'
+    tag { tagOf(meta) }
+    publishDir "${params.outdir}/${folderOf(meta)}/analyzers/${meta.probe}", mode: params.publish_dir_mode, pattern: '*.zarr'
 
     cpus 8
     memory { memoryOf(task, 16.GB) }

@@ -1,19 +1,20 @@
-include { memoryOf ; timeOf } from '../resources'
+include { memoryOf ; tagOf ; timeOf } from '../resources'
 
-// Finds every rising and falling edge on a stream's digital lines, in one pass over its raw file.
+// Finds every rising and falling edge on a stream's digital lines, in one pass over its raw files.
 process EDGES {
-    tag "${[meta.subject, meta.session, meta.probe].findAll { part -> part }.join('/')}"
+    tag { tagOf(meta) }
 
     cpus 1
     memory { memoryOf(task, 2.GB) }
     time { timeOf(task, 4.h) }
 
     input:
-    tuple val(meta), val(kind), val(document), path(files, stageAs: 'raw/*'), val(is_reference)
+    // kind: 'probe' for a probe's document, 'stream' for a DAQ stream's.
+    tuple val(meta), val(kind), val(document), path(files, stageAs: 'raw?/*')
     val code
 
     output:
-    tuple val(meta), path('edges.npz'), val(is_reference), emit: edges
+    tuple val(meta), path('edges.npz'), emit: edges
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -21,7 +22,7 @@ process EDGES {
     cat > ${kind}.json <<'END_OF_DOCUMENT'
     ${document}
     END_OF_DOCUMENT
-    pp_edges.py --${kind} ${kind}.json --raw-dir raw --out edges.npz
+    pp_edges.py --${kind} ${kind}.json --raw-dir . --out edges.npz
     """
 
     stub:

@@ -1,16 +1,17 @@
-include { memoryOf ; timeOf } from '../resources'
+include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
-// Publishes the session's events and analog traces on the NIDQ clock.
+// Publishes a DAQ stream's events and analog traces on the session's reference clock.
 process EVENTS {
-    tag "${meta.subject}/${meta.session}"
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}", mode: params.publish_dir_mode, pattern: 'alf/*'
+    tag { tagOf(meta) }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'alf/*'
 
     cpus 1
     memory { memoryOf(task, 2.GB) }
     time { timeOf(task, 4.h) }
 
     input:
-    tuple val(meta), val(document), path(files, stageAs: 'raw/*'), path(edges)
+    // Without sync the stream is the reference itself.
+    tuple val(meta), val(document), path(files, stageAs: 'raw?/*'), path(edges), path(sync)
     path wiring
     val code
 
@@ -20,11 +21,12 @@ process EVENTS {
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
+    def given = sync ? "--sync ${sync}" : ''
     """
-    cat > nidq.json <<'END_OF_DOCUMENT'
+    cat > stream.json <<'END_OF_DOCUMENT'
     ${document}
     END_OF_DOCUMENT
-    pp_events.py --nidq nidq.json --raw-dir raw --edges ${edges} --wiring ${wiring} --out alf
+    pp_events.py --stream stream.json --raw-dir . --edges ${edges} --wiring ${wiring} --out alf ${given}
     """
 
     stub:

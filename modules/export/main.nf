@@ -1,9 +1,9 @@
-include { memoryOf ; timeOf } from '../resources'
+include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
 // Joins a probe's sorting units with its clock and channels into ALF and NWB.
 process EXPORT {
-    tag "${meta.subject}/${meta.session}/${meta.probe}"
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,nwb/*,summary.json}', saveAs: { name -> published(name, meta.probe) }
+    tag { tagOf(meta) }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,nwb/*,summary.json}', saveAs: { name -> published(name, meta.probe) }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }

@@ -1,9 +1,10 @@
-include { memoryOf ; timeOf } from '../resources'
+include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
-// Reads the headers of a session's raw folder: which streams, probes and shanks there are, and what is wrong.
+// Reads the headers of a session's raw folder and samples its data: which streams, probes and shanks there are,
+// and what is wrong.
 process INSPECT {
-    tag "${meta.subject}/${meta.session}"
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/qc", mode: params.publish_dir_mode, pattern: 'inspect/inventory.json', saveAs: { 'inventory.json' }
+    tag { tagOf(meta) }
+    publishDir "${params.outdir}/${folderOf(meta)}/qc", mode: params.publish_dir_mode, pattern: 'inspect/inventory.json', saveAs: { 'inventory.json' }
 
     cpus 1
     memory { memoryOf(task, 2.GB) }
@@ -20,7 +21,7 @@ process INSPECT {
 
     script:
     """
-    pp_inspect.py --raw raw --subject '${meta.subject}' --session '${meta.session}' --out inspect
+    pp_inspect.py --raw raw --raw-name "\$(readlink -f raw)" --subject '${meta.subject}' --session '${meta.session}' --out inspect
     """
 
     stub:
@@ -30,18 +31,28 @@ process INSPECT {
     files() {
         find -L raw -type f -name "\$1" | sort | sed 's|^raw/||; s|.*|"&"|' | paste -sd, -
     }
-    probes=''
+    stream() {
+        echo "{\\"stub\\": \\"\$1\\"}" > "inspect/\$1.json"
+        streams="\$streams\${streams:+,}{\\"stream\\": \\"\$1\\", \\"probe\\": \\"\$2\\", \\"files\\": [\$(files "*.\$1.*")]}"
+    }
+    probes='' streams='' daqs='' reference=null
     for n in \$(find -L raw -type f -name '*.imec*.ap.meta' | sed -n 's|.*[.]imec\\([0-9]*\\)[.]ap[.]meta|\\1|p' | sort -n); do
         name=\$(printf 'probe%02d' "\$n")
         echo "{\\"stub\\": \\"\$name\\"}" > "inspect/\$name.json"
         probes="\$probes\${probes:+,}{\\"probe\\": \\"\$name\\", \\"shanks\\": [0, 1, 2, 3], \\"files\\": [\$(files "*.imec\$n.ap.*")], \\"blocked\\": null}"
+        stream "imec\$n.ap" "\$name"
+        stream "imec\$n.lf" "\$name"
     done
-    nidq=null
-    if [ -n "\$(files '*.nidq.*')" ]; then
-        echo '{"stub": "nidq"}' > inspect/nidq.json
-        nidq="[\$(files '*.nidq.*')]"
+    for daq in nidq obx0; do
+        if [ -n "\$(files "*.\$daq.*")" ]; then
+            stream "\$daq" ''
+            daqs="\$daqs\${daqs:+,}{\\"stream\\": \\"\$daq\\", \\"files\\": [\$(files "*.\$daq.*")]}"
+        fi
+    done
+    if [ -f inspect/nidq.json ]; then
+        reference='"nidq"'
     fi
-    echo "{\\"session_blocked\\": null, \\"nidq\\": \$nidq, \\"probes\\": [\$probes]}" > inspect/probes.json
+    echo "{\\"session_blocked\\": null, \\"reference\\": \$reference, \\"probes\\": [\$probes], \\"daqs\\": [\$daqs], \\"streams\\": [\$streams]}" > inspect/probes.json
     echo '{}' > versions.json
     """
 }

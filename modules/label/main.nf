@@ -1,8 +1,8 @@
-include { memoryOf ; timeOf } from '../resources'
+include { memoryOf ; tagOf ; timeOf } from '../resources'
 
 // What each labelling tool says of the units.
 process LABEL {
-    tag "${meta.subject}/${meta.session}/${meta.probe}/${meta.unit}"
+    tag { tagOf(meta) }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }

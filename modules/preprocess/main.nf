@@ -1,16 +1,17 @@
-include { memoryOf ; timeOf } from '../resources'
+include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
-// Filters, aligns and references a probe's traces and writes them once, as int16, for each sorting unit.
+// Filters, aligns and references a probe's traces and writes them once, as int16, for each sorting unit. The
+// document lists the recordings that are sorted as one, files are those of all of them in that order.
 process PREPROCESS {
-    tag "${meta.subject}/${meta.session}/${meta.probe}"
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/qc/${meta.probe}", mode: params.publish_dir_mode, pattern: 'preprocessed/preprocess.json', saveAs: { 'preprocess.json' }
+    tag { tagOf(meta) }
+    publishDir "${params.outdir}/${folderOf(meta)}/qc/${meta.probe}", mode: params.publish_dir_mode, pattern: 'preprocessed/preprocess.json', saveAs: { 'preprocess.json' }
 
     cpus 8
     memory { memoryOf(task, 16.GB) }
     time { timeOf(task, 12.h) }
 
     input:
-    tuple val(meta), val(document), path(files, stageAs: 'raw/*')
+    tuple val(meta), val(document), path(files, stageAs: 'raw?/*')
     val options
     val code
 
@@ -24,7 +25,7 @@ process PREPROCESS {
     cat > probe.json <<'END_OF_DOCUMENT'
     ${document}
     END_OF_DOCUMENT
-    pp_preprocess.py --probe probe.json --raw-dir raw --out preprocessed --jobs ${task.cpus} \\
+    pp_preprocess.py --probe probe.json --raw-dir . --out preprocessed --jobs ${task.cpus} \\
         --reference ${options.reference} --local-radius-um ${options.local_radius_um} \\
         --highpass-hz ${options.highpass_hz} --sort-by ${options.sort_by} --seed ${options.seed}
     """

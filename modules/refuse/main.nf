@@ -1,7 +1,9 @@
+include { tagOf } from '../resources'
+
 // Fails on purpose for a probe (or a session) that INSPECT found unfit, so that it counts as failed in the
 // trace, the summary and the run's exit status as any other failure does.
 process REFUSE {
-    tag "${[meta.subject, meta.session, meta.probe].findAll { part -> part }.join('/')}"
+    tag { tagOf(meta) }
 
     cpus 1
     memory 100.MB

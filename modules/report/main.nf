@@ -10,6 +10,7 @@ process REPORT {
 
     input:
     path summaries, stageAs: 'summary?.json'
+    path inventories, stageAs: 'inventory?.json'
     val failures
     val code
 
@@ -18,7 +19,7 @@ process REPORT {
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
-    def given = summaries ? "--summaries ${summaries}" : ''
+    def given = [summaries ? "--summaries ${summaries}" : '', inventories ? "--inventories ${inventories}" : ''].join(' ')
     """
     cat > failures.json <<'END_OF_DOCUMENT'
     ${failures}
@@ -29,7 +30,7 @@ process REPORT {
     stub:
     """
     mkdir report
-    touch report/summary.csv
+    touch report/summary.csv report/report.html
     cat > report/summary.json <<'END_OF_DOCUMENT'
     ${failures}
     END_OF_DOCUMENT

@@ -1,10 +1,10 @@
-include { memoryOf ; timeOf } from '../resources'
+include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
 // Sorts one sorting unit. The only task that holds a GPU, and it does nothing else.
 process SORT {
-    tag "${meta.subject}/${meta.session}/${meta.probe}/${meta.unit}"
+    tag { tagOf(meta) }
     label 'process_gpu'
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}/spike_sorters/${options.sorter}/${meta.probe}", mode: params.publish_dir_mode, pattern: 'sorting', saveAs: { meta.unit == 'probe' ? '.' : meta.unit }
+    publishDir "${params.outdir}/${folderOf(meta)}/spike_sorters/${options.sorter}/${meta.probe}", mode: params.publish_dir_mode, pattern: 'sorting', saveAs: { meta.unit == 'probe' ? '.' : meta.unit }
 
     cpus 4
     memory { memoryOf(task, 32.GB) }

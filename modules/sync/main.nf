@@ -1,16 +1,17 @@
-include { memoryOf ; timeOf } from '../resources'
+include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
-// Fits a probe's clock to the session's reference clock.
+// Fits a stream's clock to the session's reference clock.
 process SYNC {
-    tag "${meta.subject}/${meta.session}/${meta.probe}"
-    publishDir "${params.outdir}/${meta.subject}/${meta.session.replace('_', '/')}", mode: params.publish_dir_mode, pattern: 'sync/*', saveAs: { name -> name.endsWith('.json') ? "qc/${meta.probe}/sync.json" : "alf/${meta.probe}/${name.tokenize('/').last()}" }
+    tag { tagOf(meta) }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'sync/*', saveAs: { name -> name.endsWith('.json') ? "qc/${meta.probe}/sync.json" : "alf/${meta.probe}/${name.tokenize('/').last()}" }
 
     cpus 1
     memory { memoryOf(task, 2.GB) }
     time { timeOf(task, 30.min) }
 
     input:
-    tuple val(meta), val(document), path(edges, stageAs: 'probe_edges.npz'), path(reference, stageAs: 'reference_edges.npz')
+    // kind: 'probe' for a probe's document, 'stream' for a DAQ stream's.
+    tuple val(meta), val(kind), val(document), path(edges, stageAs: 'edges.npz'), path(reference_edges, stageAs: 'reference_edges.npz')
     path wiring
     val code
 
@@ -21,10 +22,10 @@ process SYNC {
 
     script:
     """
-    cat > probe.json <<'END_OF_DOCUMENT'
+    cat > document.json <<'END_OF_DOCUMENT'
     ${document}
     END_OF_DOCUMENT
-    pp_sync.py --probe probe.json --probe-edges probe_edges.npz --reference-edges reference_edges.npz \\
+    pp_sync.py --${kind} document.json --probe-edges edges.npz --reference-edges reference_edges.npz \\
         --wiring ${wiring} --out sync
     """
 

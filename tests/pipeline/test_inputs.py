@@ -91,14 +91,14 @@ def test_every_faulty_row_is_named_at_once(launcher, tmp_path):
 @pytest.mark.parametrize(
     "text, messages",
     [
-        ("", ["it is empty: expected a first line with the columns subject, session, raw, probes"]),
+        ("", ["it is empty: expected a first line with the columns subject, session, raw, probes, concatenate"]),
         ("subject,raw\n", ["it has no rows: expected one for each session below the header"]),
         ("subject;raw\nm1;a\n", ["the columns are separated by ';': expected commas"]),
         (
             "subject,session,session,path\nm1,,,a\n",
             [
                 "has 3 faults",
-                "row 1: unknown column 'path': known are subject, session, raw, probes",
+                "row 1: unknown column 'path': known are subject, session, raw, probes, concatenate",
                 "row 1: column 'raw' is missing",
                 "row 1: column 'session' stands there more than once",
             ],

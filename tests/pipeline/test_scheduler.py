@@ -137,6 +137,41 @@ def test_probes_that_lack_the_reference_clock_are_named_too(tmp_path):
     assert failures["probe01"]["log"] == failures["probe00"]["log"] != ""
 
 
+def test_one_of_joined_sessions_is_lost(tmp_path):
+    """Of three sessions to be sorted together one can't be read: the others go on without it."""
+    cluster = Cluster(tmp_path, ENGINES[0])
+    shutil.rmtree(tmp_path / "raw")
+    rows = [f"m1,2026-03-0{k},{name},x" for k, name in enumerate("abc", start=1)]
+    for name in "abc":
+        empty_session(tmp_path / name, n_probes=1)
+    cluster.sheet.write_text("\n".join(["subject,session,raw,concatenate", *rows]) + "\n")
+    (cluster.play / "first" / "INSPECT_(m1_2026-03-02_001)").write_text("65")
+    run = cluster.run()
+    assert run.status != 0
+    exported = {key for key in run.keys("COMPLETED") if key.startswith("EXPORT")}
+    assert exported == {"EXPORT m1/2026-03-01_001/probe00", "EXPORT m1/2026-03-03_001/probe00"}
+    (failure,) = json.loads((run.results / "summary.json").read_text())
+    assert (failure["session"], failure["stage"]) == ("2026-03-02_001", "INSPECT")
+
+
+def test_what_joined_sessions_share_fails_all_of_them(tmp_path):
+    cluster = Cluster(tmp_path, ENGINES[0])
+    shutil.rmtree(tmp_path / "raw")
+    for name in "ab":
+        empty_session(tmp_path / name, n_probes=1)
+    cluster.sheet.write_text("subject,session,raw,concatenate\nm1,2026-03-01,a,x\nm1,2026-03-02,b,x\n")
+    (cluster.play / "first" / "PREPROCESS").write_text("65")
+    run = cluster.run()
+    assert run.status != 0
+    failures = {row["session"]: row for row in json.loads((run.results / "summary.json").read_text())}
+    assert set(failures) == {"concatenated_x", "2026-03-01_001", "2026-03-02_001"}
+    for session in ("2026-03-01_001", "2026-03-02_001"):
+        assert failures[session]["reason"].startswith(
+            "it needs what failed in concatenated_x/probe00: exit status 65"
+        )
+        assert failures[session]["log"] == failures["concatenated_x"]["log"] != ""
+
+
 def test_no_gpu_asked_for_on_the_cpu(tmp_path):
     cluster = Cluster(tmp_path, ENGINES[0])
     run = cluster.run("--device", "cpu")

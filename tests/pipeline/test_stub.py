@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 from driver import ENGINES, ROOT, Launcher, copy_project, empty_session
 
@@ -51,6 +53,69 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     assert again.status == 0
     assert again.keys("COMPLETED") == []
     assert len(again.keys("CACHED")) == 55
+
+
+def test_sessions_sorted_together(launcher, tmp_path):
+    """Three sessions of a mouse under one name, one without probe01: sorted once a probe, exported once a session.
+    The same name of another mouse is another group, and of that only one session is there."""
+    launcher.project = copy_project(tmp_path / "project")
+    for name, n_probes in (("a", 2), ("b", 2), ("c", 1), ("other", 1), ("alone", 1)):
+        empty_session(tmp_path / name, n_probes=n_probes)
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text(
+        "subject,session,raw,concatenate\n"
+        "m1,2026-03-01,a,week1\nm1,2026-03-02,b,week1\nm1,2026-03-03,c,week1\n"
+        "m2,2026-03-01,other,week1\nm1,2026-03-09,alone,\n"
+    )
+    run = launcher.run("-stub-run", "--input", sheet)
+    assert run.status == 0, run.output
+    sorted_units = {key.removeprefix("SORT ") for key in run.keys("COMPLETED") if key.startswith("SORT")}
+    assert {unit.rsplit("/", 1)[0] for unit in sorted_units} == {
+        "m1/concatenated_week1/probe00", "m1/concatenated_week1/probe01",
+        "m2/2026-03-01_001/probe00", "m1/2026-03-09_001/probe00",
+    }  # fmt: skip
+    exported = {key for key in run.keys("COMPLETED") if key.startswith("EXPORT")}
+    assert exported == {
+        "EXPORT m1/2026-03-01_001/probe00", "EXPORT m1/2026-03-01_001/probe01",
+        "EXPORT m1/2026-03-02_001/probe00", "EXPORT m1/2026-03-02_001/probe01",
+        "EXPORT m1/2026-03-03_001/probe00", "EXPORT m2/2026-03-01_001/probe00",
+        "EXPORT m1/2026-03-09_001/probe00",
+    }  # fmt: skip
+    shared = run.results / "m1" / "concatenated_week1"
+    assert (shared / "spike_sorters/kilosort4/probe01/shank0/sorting.json").exists()
+    assert not (run.results / "m1/2026-03-01/001/spike_sorters").exists()
+    # The recordings are joined in the order of their sessions, whatever that of their arrival.
+    (task,) = [
+        row for row in run.tasks() if row["key"] == "PREPROCESS m1/concatenated_week1/probe00"
+    ]
+    script = (Path(task["workdir"]) / ".command.run").read_text()
+    staged = re.findall(r"ln -s (\S+) raw(\d+)/", script)
+    sessions = [Path(path).parts[len(tmp_path.parts)] for path, _ in sorted(staged, key=lambda pair: int(pair[1]))]
+    assert sessions == ["a", "a", "b", "b", "c", "c"]
+
+    again = launcher.run("-stub-run", "--input", sheet, "-resume")
+    assert again.keys("COMPLETED") == []
+
+
+def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
+    """COMPRESS once a stream, LF and DAQ too; a OneBox beside a NIDQ gets a clock of its own."""
+    run_folder = empty_session(tmp_path / "raw", n_probes=1) / "run_g0"
+    for suffix in ("obx.bin", "obx.meta"):
+        (run_folder / f"run_g0_t0.obx0.{suffix}").write_text("")
+    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+    run = launcher.run("-stub-run", "--input", tmp_path / "sheet.csv", "--compress", "mtscomp")
+    assert run.status == 0, run.output
+    session = "m1/2026-03-01_001"
+    assert {key for key in run.keys("COMPLETED") if key.split()[0] in ("COMPRESS", "EDGES", "SYNC", "EVENTS")} == {
+        f"COMPRESS {session}/probe00/imec0.ap", f"COMPRESS {session}/probe00/imec0.lf",
+        f"COMPRESS {session}/nidq/nidq", f"COMPRESS {session}/obx0/obx0",
+        f"EDGES {session}", f"EDGES {session}/obx0", f"EDGES {session}/probe00",
+        f"SYNC {session}/obx0", f"SYNC {session}/probe00", f"EVENTS {session}", f"EVENTS {session}/obx0",
+    }  # fmt: skip
+    copies = run.results / "m1/2026-03-01/001/raw_ephys_data"
+    assert sorted(str(path.relative_to(copies)) for path in copies.rglob(".zgroup")) == [
+        "nidq.zarr/.zgroup", "obx0.zarr/.zgroup", "probe00/imec0.ap.zarr/.zgroup", "probe00/imec0.lf.zarr/.zgroup",
+    ]  # fmt: skip
 
 
 def test_sorted_by_probe(oldest, tmp_path):

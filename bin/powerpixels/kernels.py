@@ -1,0 +1,629 @@
+"""The arithmetic of preprocessing on chunks of samples, as fast as it goes: arrays in, arrays out, no files.
+
+Order of use: ``filter_chunk`` (raw counts -> µV, high-passed, all channels at one moment), ``interpolate``,
+one of ``medians.subtract_medians`` and ``destripe``, then ``quantise``. In between, traces lie as (channels,
+samples) float32 in µV: each channel's samples one after the other, which is what transforms and medians work on.
+
+Each function is SpikeInterface 0.105.3's step of the same name done otherwise; how far apart the results can
+be stands with each. All take an Executor of threads (or None): the work is split the same way for any number
+of threads, so results do not depend on it. NumPy, SciPy and numba release the interpreter's lock inside.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numba
+import numpy as np
+
+INT16_MAX = 32767
+
+# A block's transform: 2**15 samples hold one second at 30 kHz and both margins.
+FFT_SAMPLES = 32768
+# Margin on both sides of what filter_chunk returns. SpikeInterface's phase_shift takes as much: the sinc of a
+# shift by part of a sample fades as 1/t. The outer half fades in, the inner lets the high-pass filter settle.
+MARGIN_MS = 40.0
+# Pairs of channels that a thread transforms at a time: 4 MB.
+PAIRS = 16
+# sosfiltfilt's own extension of the data at each end for five poles, in samples.
+EDGE_EXTENSION = 18
+BUTTERWORTH_ORDER = 5
+TILE = 256
+SQUARE = 64
+# Channels that a thread filters at a time near the recording's ends, in float64.
+EDGE_ROWS = 32
+# Samples that a thread takes at a time when it writes counts.
+QUANTISE_SAMPLES = 2048
+
+
+def _each(pool: Executor | None, task, items) -> list:
+    """Results of task(item) in the order of the items."""
+    return list((map if pool is None else pool.map)(task, items))
+
+
+@dataclass(frozen=True)
+class FilterPlan:
+    """Which columns of the raw samples become which rows of the traces, and through which filter.
+
+    columns, gains_uv, shifts: of each row: its raw column, µV per count, and by which part of a sample it is
+    taken late (inter_sample_shift). order: rows by pairs of equal shift, (pairs, 2), -1 where there is none.
+    shift_of: (pairs,) index into ``unique_shifts``. margin: samples that filter_chunk wants on either side.
+    """
+
+    sampling_rate_hz: float
+    highpass_hz: float
+    columns: np.ndarray
+    gains_uv: np.ndarray
+    shifts: np.ndarray
+    order: np.ndarray
+    shift_of: np.ndarray
+    unique_shifts: tuple[float, ...]
+    margin: int
+
+
+def filter_plan(
+    sampling_rate_hz: float,
+    highpass_hz: float,
+    columns: np.ndarray,
+    gains_uv: np.ndarray,
+    shifts: np.ndarray,
+) -> FilterPlan:
+    """Plan ``filter_chunk`` for the channels to be kept; see FilterPlan.
+
+    columns, gains_uv, shifts: (channels,) in the order in which the traces' rows are wanted. Two channels that
+    are sampled at the same moment share one complex transform. Raises ValueError for lengths that differ,
+    or a cutoff that is not between 0 and half the sampling rate.
+    """
+    columns = np.ascontiguousarray(columns, dtype=np.int64)
+    gains_uv = np.ascontiguousarray(gains_uv, dtype=np.float32)
+    shifts = np.ascontiguousarray(shifts, dtype=np.float64)
+    if not columns.shape == gains_uv.shape == shifts.shape or columns.ndim != 1 or not columns.size:
+        raise ValueError(
+            "columns, gains and shifts must be as many, at least one: "
+            f"found {columns.shape}, {gains_uv.shape}, {shifts.shape}"
+        )
+    if not 0 < highpass_hz < sampling_rate_hz / 2:
+        raise ValueError(f"high-pass cutoff {highpass_hz} Hz at a sampling rate of {sampling_rate_hz} Hz")
+    unique, inverse = np.unique(shifts, return_inverse=True)
+    order, shift_of = [], []
+    for k in range(len(unique)):
+        rows = np.flatnonzero(inverse == k)
+        rows = rows[np.argsort(columns[rows], kind="stable")].tolist()
+        if len(rows) % 2:
+            rows.append(-1)
+        order += zip(rows[0::2], rows[1::2], strict=True)
+        shift_of += [k] * (len(rows) // 2)
+    # Pairs that are neighbours in the raw file are read together.
+    by_column = np.argsort([columns[pair[0]] for pair in order], kind="stable")
+    return FilterPlan(
+        sampling_rate_hz=float(sampling_rate_hz),
+        highpass_hz=float(highpass_hz),
+        columns=columns,
+        gains_uv=gains_uv,
+        shifts=shifts,
+        order=np.array(order, dtype=np.int64)[by_column],
+        shift_of=np.array(shift_of, dtype=np.int64)[by_column],
+        unique_shifts=tuple(unique.tolist()),
+        margin=int(MARGIN_MS * sampling_rate_hz / 1000),
+    )
+
+
+def butterworth(sampling_rate_hz: float, highpass_hz: float) -> np.ndarray:
+    """Second-order sections of the high-pass filter, as SpikeInterface's highpass_filter uses them."""
+    from scipy.signal import iirfilter
+
+    return iirfilter(
+        BUTTERWORTH_ORDER, highpass_hz, fs=sampling_rate_hz, btype="highpass", ftype="butter", output="sos"
+    )
+
+
+@lru_cache(maxsize=4)
+def _responses(
+    sampling_rate_hz: float, highpass_hz: float, unique_shifts: tuple[float, ...], n_fft: int
+) -> np.ndarray:
+    """(shifts, n_fft) complex64: filter forward and backward, and delay; of a real impulse response."""
+    from scipy.signal import freqz_sos
+
+    half = n_fft // 2 + 1
+    frequency = np.arange(half) / n_fft
+    _, single = freqz_sos(butterworth(sampling_rate_hz, highpass_hz), worN=2 * np.pi * frequency)
+    delay = np.exp(-2j * np.pi * frequency[None] * np.array(unique_shifts)[:, None])
+    one_sided = np.abs(single) ** 2 * delay
+    # Half the sampling rate has no phase in real samples: its real part is what remains, as in irfft.
+    one_sided[:, -1] = one_sided[:, -1].real
+    two_sided = np.concatenate([one_sided, np.conj(one_sided[:, -2:0:-1])], axis=1)
+    return two_sided.astype(np.complex64)
+
+
+@lru_cache(maxsize=4)
+def _fade(margin: int, n_used: int, n_fft: int) -> np.ndarray:
+    """(n_fft,) float32 weights: 0 to 1 over half a margin, 1, 1 to 0 at the end of n_used samples, then 0."""
+    rise = (1 - np.cos(np.pi * (np.arange(margin // 2) + 0.5) / max(margin // 2, 1))) / 2
+    fade = np.zeros(n_fft, dtype=np.float32)
+    fade[:n_used] = 1
+    fade[: margin // 2] = rise
+    fade[n_used - margin // 2 : n_used] = rise[::-1]
+    return fade
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(raw, first, at_start, at_end, columns, gains, order, fade, offsets, out):
+    """Pairs of channels as complex numbers, (pairs, n_fft): µV less the channel's mean, faded.
+
+    raw: (samples, channels); out's first sample is raw[first], which may lie before the data, as its last may
+    lie beyond. There the data go on as sosfiltfilt extends them where at_start or at_end says that the
+    recording ends there: mirrored through the end point over EDGE_EXTENSION samples, then constant.
+    """
+    n_raw, n_fft = raw.shape[0], out.shape[1]
+    begin, end = max(0, -first), min(n_fft, n_raw - first)
+    n_pairs = order.shape[0]
+    lane_column = np.zeros(2 * n_pairs, dtype=np.int64)
+    lane_gain = np.zeros(2 * n_pairs, dtype=np.float32)
+    lane_offset = np.zeros(2 * n_pairs, dtype=np.float32)
+    consecutive = True
+    for lane in range(2 * n_pairs):
+        row = order[lane // 2, lane % 2]
+        if row >= 0:
+            lane_column[lane], lane_gain[lane] = columns[row], gains[row]
+        consecutive = consecutive and row >= 0 and lane_column[lane] == lane_column[0] + lane
+    # A few hundred samples are enough to take off an offset; any constant would do.
+    total = np.zeros(2 * n_pairs)
+    n_total = 0
+    for k in range(begin, end, 64):
+        n_total += 1
+        for lane in range(2 * n_pairs):
+            total[lane] += raw[first + k, lane_column[lane]]
+    for lane in range(2 * n_pairs):
+        lane_offset[lane] = total[lane] / max(1, n_total)
+        offsets[lane // 2, lane % 2] = lane_offset[lane]
+    # Squares of samples by channels that stay in the cache: read along channels, written along time.
+    square = np.empty((SQUARE, n_pairs), dtype=np.complex64)
+    for tile in range(begin, end, SQUARE):
+        n = min(SQUARE, end - tile)
+        for k in range(n):
+            lanes = square[k].view(np.float32)
+            weight = fade[tile + k]
+            if consecutive:
+                counts = raw[first + tile + k, lane_column[0] : lane_column[0] + 2 * n_pairs]
+                for lane in range(2 * n_pairs):
+                    value = np.float32(counts[lane]) - lane_offset[lane]
+                    lanes[lane] = value * (lane_gain[lane] * weight)
+            else:
+                counts = raw[first + tile + k]
+                for lane in range(2 * n_pairs):
+                    value = np.float32(counts[lane_column[lane]]) - lane_offset[lane]
+                    lanes[lane] = value * (lane_gain[lane] * weight)
+        for pair in range(n_pairs):
+            target = out[pair, tile : tile + n]
+            for k in range(n):
+                target[k] = square[k, pair]
+    for pair in range(order.shape[0]):
+        out[pair, :begin] = 0
+        out[pair, end:] = 0
+        target = out[pair].view(np.float32)
+        for part in range(2):
+            row = order[pair, part]
+            if row < 0:
+                continue
+            column, gain, offset = columns[row], gains[row], np.float32(offsets[pair, part])
+            reach = min(EDGE_EXTENSION, n_raw - 1)
+            if at_start:
+                edge = np.float32(raw[0, column])
+                for k in range(begin):
+                    back = np.float32(raw[min(begin - k, reach), column])
+                    target[2 * k + part] = (2 * edge - back - offset) * gain * fade[k]
+            if at_end:
+                edge = np.float32(raw[n_raw - 1, column])
+                for k in range(end, n_fft):
+                    back = np.float32(raw[n_raw - 1 - min(k - end + 1, reach), column])
+                    target[2 * k + part] = (2 * edge - back - offset) * gain * fade[k]
+
+
+@numba.njit(nogil=True, cache=True)
+def _multiply(values, responses, shift_of):
+    """values[p] *= responses[shift_of[p]], complex64."""
+    for pair in range(values.shape[0]):
+        one = values[pair].view(np.float32)
+        other = responses[shift_of[pair]].view(np.float32)
+        for k in range(values.shape[1]):
+            real, imaginary = one[2 * k], one[2 * k + 1]
+            one[2 * k] = real * other[2 * k] - imaginary * other[2 * k + 1]
+            one[2 * k + 1] = real * other[2 * k + 1] + imaginary * other[2 * k]
+
+
+@numba.njit(nogil=True, cache=True)
+def _scatter(values, skip, order, traces, start, n):
+    """The pairs' real and imaginary parts from sample ``skip`` on, to their rows of the traces."""
+    for pair in range(order.shape[0]):
+        source = values[pair].view(np.float32)
+        for part in range(2):
+            if order[pair, part] >= 0:
+                target = traces[order[pair, part], start : start + n]
+                for k in range(n):
+                    target[k] = source[2 * (skip + k) + part]
+
+
+def filter_chunk(
+    raw: np.ndarray, left: int, right: int, plan: FilterPlan, pool: Executor | None = None
+) -> np.ndarray:
+    """µV of a chunk, high-passed and with all channels moved to one moment: (channels, n) float32.
+
+    raw: (left + n + right, columns) int16 or float32 counts: the chunk and its margins. left, right: samples of
+    margin, ``plan.margin`` each; fewer say that the recording starts or ends where raw does.
+
+    The filter (Butterworth of order 5, forward and backward) and the shift are one multiplication in the
+    frequency domain, of two channels at a time. The reference is SpikeInterface's highpass_filter and phase_shift
+    of the whole recording in one piece. What sosfiltfilt does at the recording's ends, and that phase_shift
+    sees zeros beyond them, is added there. The two then differ by float32 rounding (0.001 µV), and by what lies
+    outside the margins: a shift by part of a sample weighs what is at half the sampling rate with 1/distance. For
+    noise of 10 µV that reaches half the sampling rate undiminished, that is 0.05 µV rms and 0.5 µV at the
+    worst sample (at a chunk's border), the same as between SpikeInterface's own chunks; of noise
+    that a probe's amplifier has limited to 10 kHz a small part of it (tests/test_kernels.py has the bounds).
+
+    Recordings of any length from one sample on. Memory: raw, the result, and 8 MB per thread.
+    """
+    margin = plan.margin
+    n = len(raw) - left - right
+    if n < 1 or left < 0 or right < 0 or left > margin or right > margin:
+        raise ValueError(
+            f"{len(raw)} samples with margins of {left} and {right}, expected up to {margin} and a chunk between"
+        )
+    if raw.shape[1] <= plan.columns.max():
+        raise ValueError(f"samples of {raw.shape[1]} columns, expected more than {plan.columns.max()}")
+    at_start, at_end = left < margin, right < margin
+    traces = np.empty((len(plan.columns), n), dtype=np.float32)
+    groups = [np.arange(k, min(k + EDGE_ROWS, len(traces))) for k in range(0, len(traces), EDGE_ROWS)]
+    if at_start and at_end and len(raw) <= 4 * margin:
+        _each(pool, lambda rows: _filter_whole(raw, left, plan, rows, traces), groups)
+        return traces
+    _filter_blocks(raw, left, plan, at_start, at_end, traces, pool)
+    if at_start:
+        _each(pool, lambda rows: _add_start(raw, left, plan, rows, traces), groups)
+    if at_end:
+        _each(pool, lambda rows: _add_end(raw, right, plan, rows, traces), groups)
+    return traces
+
+
+def _filter_blocks(raw, left, plan, at_start, at_end, traces, pool) -> None:
+    """filter_chunk within the recording: overlapping blocks of FFT_SAMPLES, PAIRS pairs of channels at a time."""
+    from scipy import fft
+
+    margin, n = plan.margin, traces.shape[1]
+    n_fft = FFT_SAMPLES
+    while n_fft < 4 * margin:
+        n_fft *= 2
+    per_block = n_fft - 2 * margin
+    responses = _responses(plan.sampling_rate_hz, plan.highpass_hz, plan.unique_shifts, n_fft)
+
+    def task(item: tuple[int, int]) -> None:
+        start, pair = item
+        n_out = min(per_block, n - start)
+        order = plan.order[pair : pair + PAIRS]
+        values = np.empty((len(order), n_fft), dtype=np.complex64)
+        offsets = np.empty(order.shape, dtype=np.float64)
+        fade = _fade(margin, n_out + 2 * margin, n_fft)
+        first = left + start - margin
+        # Only a block that reaches beyond the data continues them.
+        _gather(
+            raw, first, at_start, at_end, plan.columns, plan.gains_uv, order, fade, offsets, values
+        )
+        values = fft.fft(values, axis=1, overwrite_x=True, workers=1)
+        _multiply(values, responses, plan.shift_of[pair : pair + PAIRS])
+        values = fft.ifft(values, axis=1, overwrite_x=True, workers=1)
+        _scatter(values, margin, order, traces, start, n_out)
+
+    _each(
+        pool,
+        task,
+        [(start, pair) for start in range(0, n, per_block) for pair in range(0, len(plan.order), PAIRS)],
+    )
+
+
+def _shifted(values: np.ndarray, shifts: np.ndarray, n_zeros: int) -> np.ndarray:
+    """values, (samples, rows) float64, with zeros before and after, delayed by each row's shift."""
+    from scipy import fft
+
+    n_fft = fft.next_fast_len(len(values) + n_zeros, real=True)
+    spectrum = fft.rfft(values, n=n_fft, axis=0)
+    frequency = np.arange(n_fft // 2 + 1) / n_fft
+    spectrum *= np.exp(-2j * np.pi * frequency[:, None] * shifts)
+    return fft.irfft(spectrum, n=n_fft, axis=0)[: len(values)]
+
+
+def _filter_whole(raw, skip, plan, rows, traces) -> None:
+    """SpikeInterface's own steps in float64, for some rows of a recording that raw holds whole."""
+    from scipy.signal import sosfiltfilt
+
+    values = raw[:, plan.columns[rows]].astype(np.float32) * plan.gains_uv[rows]
+    sos = butterworth(plan.sampling_rate_hz, plan.highpass_hz)
+    filtered = sosfiltfilt(sos, values, axis=0, padlen=min(EDGE_EXTENSION, len(values) - 1))
+    shifted = _shifted(filtered, plan.shifts[rows], 2 * plan.margin)
+    traces[rows] = shifted[skip : skip + traces.shape[1]].T
+
+
+def _add_start(raw, left, plan, rows, traces) -> None:
+    """Make the traces near the recording's first sample what the reference's are.
+
+    sosfiltfilt's start is that of data that went on before as _gather continues them. But the reference's shift
+    sees zeros before the first sample, ours the backward filter's response there: that is taken off.
+    """
+    from scipy.signal import sosfiltfilt
+
+    margin, before = plan.margin, plan.margin // 2
+    values = raw[:margin, plan.columns[rows]].astype(np.float64) * plan.gains_uv[rows]
+    mirrored = 2 * values[0] - values[np.minimum(np.arange(before, 0, -1), EDGE_EXTENSION)]
+    sos = butterworth(plan.sampling_rate_hz, plan.highpass_hz)
+    filtered = sosfiltfilt(sos, np.concatenate([mirrored, values]), axis=0)
+    n = min(traces.shape[1], 4 * margin)
+    difference = np.zeros((before + left + n, len(rows)))
+    difference[:before] = -filtered[:before]
+    traces[rows, :n] += _shifted(difference, plan.shifts[rows], margin)[before + left :].T
+
+
+def _add_end(raw, right, plan, rows, traces) -> None:
+    """Make the traces near the recording's last sample what the reference's are.
+
+    There sosfiltfilt starts the backward filter anew, and the reference's shift sees zeros beyond.
+    """
+    from scipy.signal import sosfiltfilt
+
+    margin, beyond = plan.margin, plan.margin // 2
+    values = raw[-margin:, plan.columns[rows]].astype(np.float64) * plan.gains_uv[rows]
+    mirrored = 2 * values[-1] - values[-1 - np.minimum(np.arange(1, beyond + 1), EDGE_EXTENSION)]
+    sos = butterworth(plan.sampling_rate_hz, plan.highpass_hz)
+    n = min(traces.shape[1], 4 * margin)
+    inside = max(margin, right + n)
+    difference = np.zeros((inside + beyond, len(rows)))
+    difference[inside - margin :] = -sosfiltfilt(sos, np.concatenate([values, mirrored]), axis=0)
+    difference[inside - margin : inside] += sosfiltfilt(sos, values, axis=0)
+    shifted = _shifted(difference, plan.shifts[rows], margin)
+    traces[rows, -n:] += shifted[inside - right - n : inside - right].T
+
+
+def interpolate(
+    traces: np.ndarray,
+    good: np.ndarray,
+    noisy: np.ndarray,
+    weights: np.ndarray,
+    pool: Executor | None = None,
+) -> np.ndarray:
+    """Replace noisy channels by weighted sums of good ones, in place; returns ``traces``.
+
+    traces: (channels, samples) float32. good, noisy: rows. weights: (good, noisy), as from SpikeInterface's
+    get_kriging_channel_weights. Sums are float64, so values equal SpikeInterface's interpolate_bad_channels
+    but for the last bit of float32.
+    """
+    good, noisy = np.asarray(good, dtype=np.int64), np.asarray(noisy, dtype=np.int64)
+    if weights.shape != (len(good), len(noisy)):
+        raise ValueError(f"weights of shape {weights.shape}, expected {(len(good), len(noisy))}")
+    if np.intersect1d(good, noisy).size:
+        raise ValueError("a channel is both good and noisy")
+    sources = [good[weights[:, k] != 0] for k in range(len(noisy))]
+    used = [np.ascontiguousarray(weights[weights[:, k] != 0, k], dtype=np.float64) for k in range(len(noisy))]
+    _each(pool, lambda k: _weighted_sum(traces, sources[k], used[k], noisy[k]), range(len(noisy)))
+    return traces
+
+
+@numba.njit(nogil=True, cache=True)
+def _weighted_sum(traces, sources, weights, row):
+    total = np.empty(TILE)
+    for start in range(0, traces.shape[1], TILE):
+        n = min(TILE, traces.shape[1] - start)
+        total[:n] = 0
+        for k in range(len(sources)):
+            source, weight = traces[sources[k], start : start + n], weights[k]
+            for t in range(n):
+                total[t] += weight * source[t]
+        for t in range(n):
+            traces[row, start + t] = total[t]
+
+
+# SpikeInterface's highpass_spatial_filter with its default settings.
+AGC_WINDOW_S = 0.1
+AGC_EPSILON = 0.003
+SPATIAL_ORDER = 3
+SPATIAL_CUTOFF = 0.01
+# sosfiltfilt's own extension for three poles, in channels.
+SPATIAL_EXTENSION = 12
+AGC_ROWS = 8
+SPATIAL_SAMPLES = 64
+
+
+def destripe_margin(sampling_rate_hz: float) -> int:
+    """Samples that ``destripe`` wants on either side of a chunk: half the window of its gain control."""
+    return int(np.round(AGC_WINDOW_S * sampling_rate_hz / 2) * 2 + 1) // 2
+
+
+def destripe(
+    traces: np.ndarray,
+    left: int,
+    right: int,
+    sampling_rate_hz: float,
+    depth_order: np.ndarray,
+    rms_uv: np.ndarray,
+    n_pad: int,
+    pool: Executor | None = None,
+) -> np.ndarray:
+    """High-pass along the shank: subtract what varies slowly with depth; (channels, n) float32.
+
+    traces: (channels, left + n + right) float32 of one shank, with ``destripe_margin`` samples on either side,
+    or fewer where the recording ends. depth_order: rows from the deepest contact up. rms_uv: (channels,) of the
+    rows. n_pad: channels mirrored at each end, at most as many as there are.
+
+    As SpikeInterface's highpass_spatial_filter: each channel is divided by its mean amplitude within 0.1 s (Hann
+    window), a Butterworth filter of order 3 runs over the channels forward and backward, and the amplitude is
+    multiplied back. The window's sums are running ones and everything is float64, so that results differ by the
+    rounding of float32 (1e-6 of the largest amplitude). SpikeInterface takes the floor of the
+    k-th channel in depth from the k-th row, here it is the channel's own; it matters only to silent channels.
+    """
+    from scipy.signal import butter, sosfilt_zi
+
+    n_channels, n_samples = traces.shape
+    n = n_samples - left - right
+    if n < 1 or left < 0 or right < 0 or traces.dtype != np.float32:
+        raise ValueError(f"{n_samples} samples of {traces.dtype} with margins of {left} and {right}")
+    if not 0 <= n_pad <= n_channels or n_channels + 2 * n_pad <= SPATIAL_EXTENSION:
+        raise ValueError(f"cannot destripe {n_channels} channels with {n_pad} mirrored at each end")
+    half = destripe_margin(sampling_rate_hz)
+    gains = np.empty((n_channels, n), dtype=np.float32)
+    out = np.empty((n_channels, n), dtype=np.float32)
+    floors = AGC_EPSILON * np.asarray(rms_uv, dtype=np.float64)
+
+    def level(first: int) -> None:
+        rows = slice(first, first + AGC_ROWS)
+        _level(traces[rows], left, half, floors[rows], gains[rows], out[rows])
+
+    _each(pool, level, range(0, n_channels, AGC_ROWS))
+    sos = butter(SPATIAL_ORDER, SPATIAL_CUTOFF, btype="highpass", output="sos")
+    state = sosfilt_zi(sos)
+    depth_order = np.asarray(depth_order, dtype=np.int64)
+    inside = np.concatenate([depth_order[:n_pad][::-1], depth_order, depth_order[n_channels - n_pad :][::-1]])
+
+    def spread(start: int) -> None:
+        _along_depth(out, gains, start, min(start + 16 * SPATIAL_SAMPLES, n), inside, n_pad, sos, state)
+
+    _each(pool, spread, range(0, n, 16 * SPATIAL_SAMPLES))
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _level(traces, left, half, floors, gains, out):
+    """gains: each row's |traces| under a Hann window of 2 half + 1; out: traces / max(gain, floor).
+
+    The window is (1 + cos(pi j / half)) / (2 half): a plain running sum and one of a turning phasor, whose turn
+    over the whole window is exactly one, so that samples enter and leave with the same sign.
+    """
+    n_rows, n_samples = traces.shape
+    n = gains.shape[1]
+    turn_real, turn_imag = np.cos(np.pi / half), np.sin(np.pi / half)
+    plain, real, imag = np.zeros(AGC_ROWS), np.zeros(AGC_ROWS), np.zeros(AGC_ROWS)
+    change = np.zeros((TILE, AGC_ROWS))
+    level = np.empty((TILE, AGC_ROWS))
+    amplitude = np.empty(TILE)
+    scale, zero = 1 / (2 * half), np.float32(0)
+    # At step t the sums hold the samples t - half .. t + half - 1; they start before any sample is in.
+    for tile in range(-half, left + n, TILE):
+        stop = min(tile + TILE, left + n)
+        for row in range(n_rows):
+            source = traces[row]
+            amplitude[:] = 0
+            for t in range(tile, min(stop, n_samples - half)):
+                amplitude[t - tile] = abs(source[t + half])
+            for t in range(max(tile, half), stop):
+                amplitude[t - tile] -= abs(source[t - half])
+            for t in range(stop - tile):
+                change[t, row] = amplitude[t]
+        for t in range(stop - tile):
+            for row in range(AGC_ROWS):
+                level[t, row] = plain[row] + real[row]
+                plain[row] += change[t, row]
+                turned = real[row] - change[t, row]
+                real[row] = turn_real * turned - turn_imag * imag[row]
+                imag[row] = turn_real * imag[row] + turn_imag * turned
+        for row in range(n_rows):
+            begin = max(tile, left)
+            source = traces[row, begin:stop]
+            gain, result = gains[row, begin - left : stop - left], out[row, begin - left : stop - left]
+            floor = np.float32(floors[row])
+            for k in range(stop - begin):
+                gain[k] = max(np.float32(level[begin - tile + k, row] * scale), zero)
+            for k in range(stop - begin):
+                divisor = max(gain[k], floor)
+                result[k] = source[k] / divisor if divisor > zero else zero
+
+
+@numba.njit(nogil=True, cache=True)
+def _along_depth(values, gains, start, stop, inside, n_pad, sos, state):
+    """sosfiltfilt over the rows in the order ``inside``, times gains, for samples start..stop, in place."""
+    n_inside = len(inside)
+    n_rows = n_inside + 2 * SPATIAL_EXTENSION
+    line = np.empty((n_rows, SPATIAL_SAMPLES))
+    one, two = np.empty(SPATIAL_SAMPLES), np.empty(SPATIAL_SAMPLES)
+    three, four = np.empty(SPATIAL_SAMPLES), np.empty(SPATIAL_SAMPLES)
+    # sos: b0, b1, b2, 1, a1, a2 of both sections.
+    p0, p1, p2, p3, p4 = sos[0, 0], sos[0, 1], sos[0, 2], sos[0, 4], sos[0, 5]
+    q0, q1, q2, q3, q4 = sos[1, 0], sos[1, 1], sos[1, 2], sos[1, 4], sos[1, 5]
+    for first in range(start, stop, SPATIAL_SAMPLES):
+        n = min(SPATIAL_SAMPLES, stop - first)
+        line[:, n:] = 0
+        for k in range(n_inside):
+            line[SPATIAL_EXTENSION + k, :n] = values[inside[k], first : first + n]
+        head, tail = SPATIAL_EXTENSION, SPATIAL_EXTENSION + n_inside - 1
+        for k in range(1, SPATIAL_EXTENSION + 1):
+            for t in range(n):
+                line[head - k, t] = 2 * line[head, t] - line[head + k, t]
+                line[tail + k, t] = 2 * line[tail, t] - line[tail - k, t]
+        for backward in range(2):
+            begin = line[(n_rows - 1) * backward]
+            for t in range(SPATIAL_SAMPLES):
+                one[t], two[t] = state[0, 0] * begin[t], state[0, 1] * begin[t]
+                three[t], four[t] = state[1, 0] * begin[t], state[1, 1] * begin[t]
+            for k in range(n_rows):
+                row = line[n_rows - 1 - k if backward else k]
+                for t in range(SPATIAL_SAMPLES):
+                    x = row[t]
+                    y = p0 * x + one[t]
+                    one[t] = p1 * x - p3 * y + two[t]
+                    two[t] = p2 * x - p4 * y
+                    z = q0 * y + three[t]
+                    three[t] = q1 * y - q3 * z + four[t]
+                    four[t] = q2 * y - q4 * z
+                    row[t] = z
+        for k in range(n_inside - 2 * n_pad):
+            row = values[inside[n_pad + k], first : first + n]
+            gain, result = gains[inside[n_pad + k], first : first + n], line[head + n_pad + k]
+            for t in range(n):
+                row[t] = result[t] * gain[t]
+
+
+def quantise(
+    traces: np.ndarray,
+    gain_uv: float,
+    out: np.ndarray,
+    first_column: int = 0,
+    pool: Executor | None = None,
+) -> int:
+    """Round to counts of gain_uv into ``out``; returns how many values were beyond the range and clipped.
+
+    traces: (channels, samples) float32. out: (samples, columns) int16; the channels go to the columns from
+    first_column on. Values are rint(traces / float32(gain_uv)) within -32767..32767.
+    """
+    n_channels, n_samples = traces.shape
+    if out.dtype != np.int16 or len(out) != n_samples or out.shape[1] < first_column + n_channels:
+        raise ValueError(f"cannot write traces of shape {traces.shape} to {out.shape} {out.dtype}")
+
+    def task(start: int) -> int:
+        stop = min(start + QUANTISE_SAMPLES, n_samples)
+        return _quantise(traces, start, stop, np.float32(gain_uv), out, first_column)
+
+    return sum(_each(pool, task, range(0, n_samples, QUANTISE_SAMPLES)))
+
+
+@numba.njit(nogil=True, cache=True)
+def _quantise(traces, start, stop, gain_uv, out, first_column):
+    n_channels = traces.shape[0]
+    limit = np.float32(INT16_MAX)
+    n_clipped = 0
+    # Squares small enough that both the rows read and the lines written stay in the cache.
+    square = np.empty((SQUARE, SQUARE), dtype=np.int16)
+    for channel in range(0, n_channels, SQUARE):
+        n_rows = min(SQUARE, n_channels - channel)
+        for first in range(start, stop, SQUARE):
+            n = min(SQUARE, stop - first)
+            for row in range(n_rows):
+                source = traces[channel + row, first : first + n]
+                target = square[row]
+                beyond = np.int32(0)
+                for t in range(n):
+                    value = np.rint(source[t] / gain_uv)
+                    inside = min(max(value, -limit), limit)
+                    beyond += np.int32(inside != value)
+                    target[t] = np.int16(np.int32(inside))
+                n_clipped += beyond
+            for t in range(n):
+                line = out[first + t, first_column + channel : first_column + channel + n_rows]
+                for row in range(n_rows):
+                    line[row] = square[row, t]
+    return n_clipped
