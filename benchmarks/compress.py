@@ -6,30 +6,45 @@
 First the same files on the same cores, both compressing and comparing what they wrote with the raw file, in
 turns: wall-clock and processor time of the whole processes, sizes. Then every codec that was tried for zarr
 copies on one chunk (1 s) of each stream, on one core: ratio, speed of compressing and of reading back.
-FOLDER: SpikeGLX recordings (.bin with .meta) of one's own; without it AP, LF and NIDQ are simulated.
+FOLDER: recordings of one's own, SpikeGLX (.bin with .meta) or Open Ephys (.dat with structure.oebin); without
+it AP, LF and NIDQ are simulated.
 
-Measured on 2 cores of an AMD EPYC shared with other work (6 s simulated, the LF stream 12 times over, 3 rounds):
+Measured on 2 cores of an AMD EPYC shared with other work (6 s simulated, the LF stream 12 times over; medians
+of 3 rounds by the clock; by processor time 2.9, 2.5 and 2.3, and 4.3, 4.2 and 4.1 times as fast):
 
-    stream   raw MB   mtscomp       COMPRESS mtscomp                 COMPRESS zarr
-    AP 1.0   139      2.79 : 1      2.88 : 1, 2.7 times as fast      3.57 : 1, 3.7 times as fast
-    AP 2.0   139      3.03 : 1      3.15 : 1, 2.4                    3.85 : 1, 3.2
-    LF       139      4.88 : 1      4.98 : 1, 2.2                    5.78 : 1, 3.5
-    NIDQ     0.3      37.5 : 1      38.7 : 1 (mostly Python's start) 28.3 : 1 (mostly headers)
+    stream   raw MB   mtscomp    COMPRESS mtscomp                COMPRESS zarr
+    AP 1.0   139      2.79 : 1   2.88 : 1, 2.7 times as fast     3.57 : 1, 3.7 times as fast
+    AP 2.0   139      3.03 : 1   3.15 : 1, 2.4                   3.85 : 1, 3.2
+    LF       139      4.88 : 1   4.98 : 1, 2.2                   5.78 : 1, 3.5
+    NIDQ     0.3      37.5 : 1   38.7 : 1, 0.6 (Python's start)  28.3 : 1, 0.4 (and zarr's headers)
 
-The best ratio of the codecs that a zarr copy may have is that of delta, offset, shuffle and zstd 1: 3.58, 3.85
-and 5.78 to 1, compressed and read at 100 to 300 MB/s on a core. Next are blosc zstd 9 with bitshuffle (3.75,
-3.38 and 5.61 at 4 to 9 MB/s), delta and bzip2 (3.43, 3.67 and 5.70 at 15 to 19 MB/s, read at 20 to 40) and
-SpikeInterface's default (3.24, 3.13 and 4.84), all of them below it on real SpikeGLX samples of 1.0 probes by
-more: 3.89 (bzip2 3.53, zlib 2.96) and 6.41 (6.54, 5.59). An Open Ephys .dat whose counts are scaled to
-0.195 µV is the exception: 1.66, bzip2 2.39, zlib 1.92; hence COMPRESS's choice by each file's beginning.
-FLAC (7 to 9 % smaller than the chosen codec on simulated AP) and wavpack need packages that neither zarr nor
-SpikeInterface installs, without which a copy can't be opened; wavpack-numcodecs could not be measured, it has
-no build for the C library of the machine at hand.
+Ratios on one chunk; the last three columns are real samples of 33 to 40 ms: two 1.0 probes of SpikeGLX from
+neuroconv's test data, one of Open Ephys from spikewrap's:
+
+    codec                           AP 1.0  AP 2.0  LF    real  real  real, Open Ephys
+    delta, offset, shuffle, zstd 1  3.58    3.85    5.78  3.89  6.41  1.66
+    delta, bzip2 9                  3.43    3.67    5.70  3.53  6.54  2.39
+    C, blosc zstd 9 bitshuffle      3.75    3.38    5.61  2.29  3.22  1.74
+    C, blosc zstd 5 bitshuffle      3.24    3.13    4.84  2.06  2.17  1.68
+    delta, zstd 9                   2.94    3.15    4.77  3.05  5.43  2.01
+    delta, LZMA for 16 bit          2.92    3.12    4.74  3.06  5.41  2.14
+    delta, zlib 6                   2.79    3.03    4.88  2.96  5.59  1.92
+    FLAC 5                          3.91    4.13    6.07  3.83  7.11  1.75
+
+So the best of those that any zarr installation opens is delta, offset, shuffle, zstd 1: compressed and read
+at 70 to 300 MB/s on a core, where bzip2 has 12 to 19 and 15 to 40 and blosc zstd 9 has 4 to 8 (its lead on
+the simulated 1.0 probe is that of noise that channels share more than real ones do). Open Ephys scales the
+counts of 1.0 probes to 0.195 µV; there bzip2 is far ahead and COMPRESS takes it, file by file.
+
+FLAC and wavpack need packages that neither zarr nor SpikeInterface installs, without which a copy can't be
+opened. wavpack-numcodecs could not be measured: it has no build for the C library of the machine at hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import lzma
 import os
 import shutil
@@ -74,14 +89,23 @@ CODECS = {
 }
 
 
+def header_of(data: Path) -> tuple[int, float]:
+    """(columns, samples per second) of a SpikeGLX .bin or an Open Ephys .dat."""
+    if data.suffix == ".dat":
+        structure = json.loads((data.parents[2] / "structure.oebin").read_text(encoding="utf-8"))
+        (own,) = (
+            entry for entry in structure["continuous"] if entry["folder_name"].strip("/") == data.parent.name
+        )
+        return int(own["num_channels"]), float(own["sample_rate"])
+    lines = data.with_suffix(".meta").read_text(encoding="latin-1").splitlines()
+    header = dict(line.split("=", 1) for line in lines)
+    rate = header.get("imSampRate") or header.get("niSampRate") or header["obSampRate"]
+    return int(header["nSavedChans"]), float(rate)
+
+
 def describe(data: Path) -> StreamDocument:
-    """A SpikeGLX data file as the stream that COMPRESS takes."""
-    header = dict(
-        line.split("=", 1) for line in data.with_suffix(".meta").read_text(encoding="latin-1").splitlines()
-    )
-    n_columns, size = int(header["nSavedChans"]), data.stat().st_size
-    rate = float(header.get("imSampRate") or header.get("niSampRate") or header["obSampRate"])
-    meta = data.with_suffix(".meta")
+    """A data file as the stream that COMPRESS takes."""
+    (n_columns, rate), size = header_of(data), data.stat().st_size
     n_samples = size // (2 * n_columns)
     return StreamDocument(
         session=Session(
@@ -94,10 +118,7 @@ def describe(data: Path) -> StreamDocument:
         stream=Stream(
             name=data.stem,
             kind="ap",
-            files=[
-                RawFile(path=data.name, role="data", size_bytes=size),
-                RawFile(path=meta.name, role="meta", size_bytes=meta.stat().st_size),
-            ],
+            files=[RawFile(path=data.name, role="data", size_bytes=size)],
             sampling_rate_hz=rate,
             n_columns=n_columns,
             n_samples=n_samples,
@@ -153,9 +174,7 @@ def side_by_side(data: Path, jobs: int, rounds: int, work: Path) -> None:
             times[name].append(timed(command))
             files = [theirs, theirs.with_suffix(".ch")] if name == "mtscomp" else out.rglob("*")
             sizes[name] = sum(
-                path.stat().st_size
-                for path in files
-                if path.is_file() and path.suffix not in (".meta", ".json")
+                path.stat().st_size for path in files if path.is_file() and path.suffix != ".json"
             )
     size = data.stat().st_size
     reference = np.median(times["mtscomp"], axis=0)
@@ -211,7 +230,10 @@ def codecs(data: Path) -> None:
             return np.ascontiguousarray(values)
 
         codec_row(name, rows, encode, decode)
-    codec_row("F, FLAC 5 (pyflac)", rows, flac, lambda encoded: None)
+    if importlib.util.find_spec("pyflac"):
+        codec_row("F, FLAC 5 (pyflac)", rows, flac, lambda encoded: None)
+    else:
+        print("  FLAC: not measured, the package pyflac is not installed")
 
 
 def flac(rows: np.ndarray) -> bytes:
@@ -243,6 +265,13 @@ def main() -> None:
             (lf,) = folder.rglob("*.lf.bin")
             lf.write_bytes(lf.read_bytes() * LF_REPEATS)
         files = sorted(path for path in folder.rglob("*.bin") if path.with_suffix(".meta").exists())
+        files += sorted(
+            path for path in folder.rglob("*.dat") if (path.parents[2] / "structure.oebin").exists()
+        )
+        if not files:
+            parser.error(
+                f"{folder}: no SpikeGLX .bin with .meta and no Open Ephys .dat with structure.oebin in it"
+            )
         print(f"zlib {zlib.ZLIB_RUNTIME_VERSION}, {arguments.jobs} threads")
         for data in files:
             side_by_side(data, arguments.jobs, arguments.rounds, Path(work))

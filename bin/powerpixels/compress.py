@@ -527,11 +527,6 @@ def _write_zarr(task: _Task, target: Path, name: str, headers: dict[str, str]) -
     properties.create_dataset("offset_to_uV", data=np.zeros(len(gains)), compressor=None)
     root.attrs.put(
         {
-            "zarr_class_info": {
-                "class": "spikeinterface.core.zarrextractors.ZarrRecordingExtractor",
-                "module": "spikeinterface",
-                "version": "0.105.3",
-            },
             "sampling_frequency": stream.sampling_rate_hz,
             "num_segments": 1,
             "provenance": None,

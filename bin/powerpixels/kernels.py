@@ -17,6 +17,9 @@ from functools import lru_cache
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 INT16_MAX = 32767
 
@@ -31,7 +34,9 @@ PAIRS = 16
 EDGE_EXTENSION = 18
 BUTTERWORTH_ORDER = 5
 TILE = 256
-SQUARE = 64
+# Samples by channels that stay in the cache while they are turned from one order to the other.
+GATHER_SAMPLES = 128
+QUANTISE_TILE = (256, 32)
 # Channels that a thread filters at a time near the recording's ends, in float64.
 EDGE_ROWS = 32
 # Samples that a thread takes at a time when it writes counts.
@@ -41,6 +46,49 @@ QUANTISE_SAMPLES = 2048
 def _each(pool: Executor | None, task, items) -> list:
     """Results of task(item) in the order of the items."""
     return list((map if pool is None else pool.map)(task, items))
+
+
+def _transposing(size: int, bits: int):
+    """An intrinsic transpose(source, target, source_bytes, target_bytes) of a square of size**2 numbers.
+
+    source, target: addresses of the first row. source_bytes, target_bytes: from row to row. In vector shuffles:
+    left to itself, the compiler moves one number at a time.
+    """
+    vector = ir.VectorType(ir.IntType(bits), size)
+    half = size // 2
+
+    def codegen(context, builder, _signature, arguments):
+        def pointer(start, step, k):
+            offset = builder.mul(step, ir.Constant(step.type, k))
+            return builder.inttoptr(builder.add(start, offset), vector.as_pointer())
+
+        source, target, source_bytes, target_bytes = arguments
+        rows = [builder.load(pointer(source, source_bytes, k), align=bits // 8) for k in range(size)]
+        lower = ir.Constant(
+            ir.VectorType(ir.IntType(32), size), [k // 2 + (k % 2) * size for k in range(size)]
+        )
+        upper = ir.Constant(
+            ir.VectorType(ir.IntType(32), size), [half + k // 2 + (k % 2) * size for k in range(size)]
+        )
+        # Interleaving rows half the square apart, as many times as its size is a power of two.
+        for _ in range(size.bit_length() - 1):
+            rows = [
+                builder.shuffle_vector(rows[k], rows[k + half], mask)
+                for k in range(half)
+                for mask in (lower, upper)
+            ]
+        for k, row in enumerate(rows):
+            builder.store(row, pointer(target, target_bytes, k), align=bits // 8)
+        return context.get_dummy_value()
+
+    def transpose(typingctx, source, target, source_bytes, target_bytes):
+        return types.void(types.intp, types.intp, types.intp, types.intp), codegen
+
+    return intrinsic(transpose)
+
+
+_transpose_16 = _transposing(16, 16)
+_transpose_64 = _transposing(8, 64)
 
 
 @dataclass(frozen=True)
@@ -159,17 +207,20 @@ def _gather(raw, first, at_start, at_end, columns, gains, order, fade, offsets, 
     n_raw, n_fft = raw.shape[0], out.shape[1]
     begin, end = max(0, -first), min(n_fft, n_raw - first)
     n_pairs = order.shape[0]
-    lane_column = np.zeros(2 * n_pairs, dtype=np.int64)
-    lane_gain = np.zeros(2 * n_pairs, dtype=np.float32)
-    lane_offset = np.zeros(2 * n_pairs, dtype=np.float32)
-    consecutive = True
+    # Lanes without a channel have a gain of 0. As many as PAIRS says, whatever the number of pairs: loops of a
+    # length known beforehand become vector instructions.
+    lane_column = np.zeros(2 * PAIRS, dtype=np.int64)
+    lane_gain = np.zeros(2 * PAIRS, dtype=np.float32)
+    lane_offset = np.zeros(2 * PAIRS, dtype=np.float32)
     for lane in range(2 * n_pairs):
         row = order[lane // 2, lane % 2]
         if row >= 0:
             lane_column[lane], lane_gain[lane] = columns[row], gains[row]
-        consecutive = consecutive and row >= 0 and lane_column[lane] == lane_column[0] + lane
+    consecutive = n_pairs == PAIRS
+    for lane in range(2 * PAIRS):
+        consecutive = consecutive and lane_gain[lane] != 0 and lane_column[lane] == lane_column[0] + lane
     # A few hundred samples are enough to take off an offset; any constant would do.
-    total = np.zeros(2 * n_pairs)
+    total = np.zeros(2 * PAIRS)
     n_total = 0
     for k in range(begin, end, 64):
         n_total += 1
@@ -178,27 +229,32 @@ def _gather(raw, first, at_start, at_end, columns, gains, order, fade, offsets, 
     for lane in range(2 * n_pairs):
         lane_offset[lane] = total[lane] / max(1, n_total)
         offsets[lane // 2, lane % 2] = lane_offset[lane]
-    # Squares of samples by channels that stay in the cache: read along channels, written along time.
-    square = np.empty((SQUARE, n_pairs), dtype=np.complex64)
-    for tile in range(begin, end, SQUARE):
-        n = min(SQUARE, end - tile)
+    # Tiles that stay in the cache: read along channels, written along time.
+    tile = np.zeros((GATHER_SAMPLES, 2 * PAIRS), dtype=np.float32)
+    picked = np.zeros(2 * PAIRS, dtype=raw.dtype)
+    for start in range(begin, end, GATHER_SAMPLES):
+        n = min(GATHER_SAMPLES, end - start)
         for k in range(n):
-            lanes = square[k].view(np.float32)
-            weight = fade[tile + k]
+            lanes, weight = tile[k], fade[start + k]
             if consecutive:
-                counts = raw[first + tile + k, lane_column[0] : lane_column[0] + 2 * n_pairs]
-                for lane in range(2 * n_pairs):
-                    value = np.float32(counts[lane]) - lane_offset[lane]
-                    lanes[lane] = value * (lane_gain[lane] * weight)
+                counts = raw[first + start + k, lane_column[0] : lane_column[0] + 2 * PAIRS]
             else:
-                counts = raw[first + tile + k]
-                for lane in range(2 * n_pairs):
-                    value = np.float32(counts[lane_column[lane]]) - lane_offset[lane]
-                    lanes[lane] = value * (lane_gain[lane] * weight)
+                for lane in range(2 * PAIRS):
+                    picked[lane] = raw[first + start + k, lane_column[lane]]
+                counts = picked
+            for lane in range(2 * PAIRS):
+                value = np.float32(counts[lane]) - lane_offset[lane]
+                lanes[lane] = value * (lane_gain[lane] * weight)
+        whole = n - n % 8
+        whole_pairs = n_pairs - n_pairs % 8
+        for pair in range(0, whole_pairs, 8):
+            for k in range(0, whole, 8):
+                source = tile.ctypes.data + (k * PAIRS + pair) * 8
+                target = out.ctypes.data + (pair * n_fft + start + k) * 8
+                _transpose_64(source, target, PAIRS * 8, n_fft * 8)
         for pair in range(n_pairs):
-            target = out[pair, tile : tile + n]
-            for k in range(n):
-                target[k] = square[k, pair]
+            for k in range(whole if pair < whole_pairs else 0, n):
+                out[pair, start + k] = complex(tile[k, 2 * pair], tile[k, 2 * pair + 1])
     for pair in range(order.shape[0]):
         out[pair, :begin] = 0
         out[pair, end:] = 0
@@ -500,21 +556,22 @@ def _level(traces, left, half, floors, gains, out):
     turn_real, turn_imag = np.cos(np.pi / half), np.sin(np.pi / half)
     plain, real, imag = np.zeros(AGC_ROWS), np.zeros(AGC_ROWS), np.zeros(AGC_ROWS)
     change = np.zeros((TILE, AGC_ROWS))
-    level = np.empty((TILE, AGC_ROWS))
-    amplitude = np.empty(TILE)
+    level = np.zeros((TILE, AGC_ROWS))
+    by_row = np.zeros((AGC_ROWS, TILE))
     scale, zero = 1 / (2 * half), np.float32(0)
     # At step t the sums hold the samples t - half .. t + half - 1; they start before any sample is in.
     for tile in range(-half, left + n, TILE):
         stop = min(tile + TILE, left + n)
         for row in range(n_rows):
             source = traces[row]
+            amplitude = by_row[row]
             amplitude[:] = 0
             for t in range(tile, min(stop, n_samples - half)):
                 amplitude[t - tile] = abs(source[t + half])
             for t in range(max(tile, half), stop):
                 amplitude[t - tile] -= abs(source[t - half])
-            for t in range(stop - tile):
-                change[t, row] = amplitude[t]
+        for t in range(0, TILE, 8):
+            _transpose_64(by_row.ctypes.data + t * 8, change.ctypes.data + t * 64, TILE * 8, 64)
         for t in range(stop - tile):
             for row in range(AGC_ROWS):
                 level[t, row] = plain[row] + real[row]
@@ -522,13 +579,15 @@ def _level(traces, left, half, floors, gains, out):
                 turned = real[row] - change[t, row]
                 real[row] = turn_real * turned - turn_imag * imag[row]
                 imag[row] = turn_real * imag[row] + turn_imag * turned
+        for t in range(0, TILE, 8):
+            _transpose_64(level.ctypes.data + t * 64, by_row.ctypes.data + t * 8, 64, TILE * 8)
         for row in range(n_rows):
             begin = max(tile, left)
             source = traces[row, begin:stop]
             gain, result = gains[row, begin - left : stop - left], out[row, begin - left : stop - left]
-            floor = np.float32(floors[row])
+            floor, mean = np.float32(floors[row]), by_row[row, begin - tile : stop - tile]
             for k in range(stop - begin):
-                gain[k] = max(np.float32(level[begin - tile + k, row] * scale), zero)
+                gain[k] = max(np.float32(mean[k] * scale), zero)
             for k in range(stop - begin):
                 divisor = max(gain[k], floor)
                 result[k] = source[k] / divisor if divisor > zero else zero
@@ -591,6 +650,8 @@ def quantise(
     first_column on. Values are rint(traces / float32(gain_uv)) within -32767..32767.
     """
     n_channels, n_samples = traces.shape
+    if not out.flags.c_contiguous:
+        raise ValueError("the counts must be contiguous")
     if out.dtype != np.int16 or len(out) != n_samples or out.shape[1] < first_column + n_channels:
         raise ValueError(f"cannot write traces of shape {traces.shape} to {out.shape} {out.dtype}")
 
@@ -606,15 +667,15 @@ def _quantise(traces, start, stop, gain_uv, out, first_column):
     n_channels = traces.shape[0]
     limit = np.float32(INT16_MAX)
     n_clipped = 0
-    # Squares small enough that both the rows read and the lines written stay in the cache.
-    square = np.empty((SQUARE, SQUARE), dtype=np.int16)
-    for channel in range(0, n_channels, SQUARE):
-        n_rows = min(SQUARE, n_channels - channel)
-        for first in range(start, stop, SQUARE):
-            n = min(SQUARE, stop - first)
+    n_columns = out.shape[1]
+    # Tiles that stay in the cache: read along time, written along channels.
+    tile = np.zeros((QUANTISE_TILE[1], QUANTISE_TILE[0]), dtype=np.int16)
+    for first in range(start, stop, QUANTISE_TILE[0]):
+        n = min(QUANTISE_TILE[0], stop - first)
+        for channel in range(0, n_channels, QUANTISE_TILE[1]):
+            n_rows = min(QUANTISE_TILE[1], n_channels - channel)
             for row in range(n_rows):
-                source = traces[channel + row, first : first + n]
-                target = square[row]
+                source, target = traces[channel + row, first : first + n], tile[row]
                 beyond = np.int32(0)
                 for t in range(n):
                     value = np.rint(source[t] / gain_uv)
@@ -622,8 +683,14 @@ def _quantise(traces, start, stop, gain_uv, out, first_column):
                     beyond += np.int32(inside != value)
                     target[t] = np.int16(np.int32(inside))
                 n_clipped += beyond
-            for t in range(n):
-                line = out[first + t, first_column + channel : first_column + channel + n_rows]
-                for row in range(n_rows):
-                    line[row] = square[row, t]
+            whole, whole_rows = n - n % 16, n_rows - n_rows % 16
+            column = first_column + channel
+            for t in range(0, whole, 16):
+                for row in range(0, whole_rows, 16):
+                    source = tile.ctypes.data + (row * QUANTISE_TILE[0] + t) * 2
+                    target = out.ctypes.data + ((first + t) * n_columns + column + row) * 2
+                    _transpose_16(source, target, QUANTISE_TILE[0] * 2, n_columns * 2)
+            for row in range(n_rows):
+                for t in range(whole if row < whole_rows else 0, n):
+                    out[first + t, column + row] = tile[row, t]
     return n_clipped

@@ -91,7 +91,12 @@ def test_every_faulty_row_is_named_at_once(launcher, tmp_path):
 @pytest.mark.parametrize(
     "text, messages",
     [
-        ("", ["it is empty: expected a first line with the columns subject, session, raw, probes, concatenate"]),
+        (
+            "",
+            [
+                "it is empty: expected a first line with the columns subject, session, raw, probes, concatenate"
+            ],
+        ),
         ("subject,raw\n", ["it has no rows: expected one for each session below the header"]),
         ("subject;raw\nm1;a\n", ["the columns are separated by ';': expected commas"]),
         (

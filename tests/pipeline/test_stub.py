@@ -85,12 +85,12 @@ def test_sessions_sorted_together(launcher, tmp_path):
     assert (shared / "spike_sorters/kilosort4/probe01/shank0/sorting.json").exists()
     assert not (run.results / "m1/2026-03-01/001/spike_sorters").exists()
     # The recordings are joined in the order of their sessions, whatever that of their arrival.
-    (task,) = [
-        row for row in run.tasks() if row["key"] == "PREPROCESS m1/concatenated_week1/probe00"
-    ]
+    (task,) = [row for row in run.tasks() if row["key"] == "PREPROCESS m1/concatenated_week1/probe00"]
     script = (Path(task["workdir"]) / ".command.run").read_text()
     staged = re.findall(r"ln -s (\S+) raw(\d+)/", script)
-    sessions = [Path(path).parts[len(tmp_path.parts)] for path, _ in sorted(staged, key=lambda pair: int(pair[1]))]
+    sessions = [
+        Path(path).parts[len(tmp_path.parts)] for path, _ in sorted(staged, key=lambda pair: int(pair[1]))
+    ]
     assert sessions == ["a", "a", "b", "b", "c", "c"]
 
     again = launcher.run("-stub-run", "--input", sheet, "-resume")

@@ -92,7 +92,11 @@ def test_four_are_published_and_six_are_named(finished):
             assert code in {fault["code"] for fault in inventory["faults"] if fault["severity"] == "blocks"}
             assert code in (finished.results / "report.html").read_text()
     # No task after INSPECT was spent on the broken ones.
-    spent = {row["tag"].split("/")[1] for row in finished.tasks() if row["stage"] not in ("INSPECT", "REFUSE", "REPORT")}
+    spent = {
+        row["tag"].split("/")[1]
+        for row in finished.tasks()
+        if row["stage"] not in ("INSPECT", "REFUSE", "REPORT")
+    }
     assert not spent & set(BROKEN)
 
 
@@ -150,7 +154,9 @@ def test_compressed_copies_are_recordings_themselves(finished, sessions, session
     original, copied = (inspect_session(folder, "m1", session) for folder in (raw, copies))
 
     def streams(inventory):
-        named = [probe.ap for probe in inventory.probes] + [probe.lf for probe in inventory.probes if probe.lf]
+        named = [probe.ap for probe in inventory.probes] + [
+            probe.lf for probe in inventory.probes if probe.lf
+        ]
         return {stream.name: stream for stream in [*named, inventory.nidq]}
 
     assert streams(original).keys() == streams(copied).keys() and len(streams(copied)) == 3
