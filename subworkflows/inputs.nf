@@ -84,9 +84,10 @@ def distance(a, b) {
     return last.last()
 }
 
-// The samplesheet's sessions: a list of [meta, raw folder, wanted probes (empty: all), fingerprint, joined].
+// The samplesheet's sessions: a list of [meta, raw folder, wanted probes (empty: all), fingerprint, joined, histology].
 // meta has subject and session (YYYY-MM-DD_NNN); the schema is assets/schema_input.json. joined has the session under
-// whose name its probes are sorted (its own, or concatenated_NAME) and how many sessions are.
+// whose name its probes are sorted (its own, or concatenated_NAME) and how many sessions are. histology is null or
+// [file or folder of tracings, its fingerprint].
 def readSamplesheet(sheet_path, schema_file) {
     def sheet = file(sheet_path)
     def schema = new groovy.json.JsonSlurper().parse(schema_file).items
@@ -134,7 +135,7 @@ def readSamplesheet(sheet_path, schema_file) {
     }
     return sound.collect { row ->
         def size = row.concatenate ? sound.count { other -> other.meta.subject == row.meta.subject && other.concatenate == row.concatenate } : 1
-        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size]]
+        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size], row.histology ? [row.histology, fingerprint(row.histology)] : null]
     }
 }
 
@@ -151,7 +152,7 @@ def splitRow(line) {
     }
 }
 
-// One row: [number (of its line), faults, meta, raw, probes, concatenate].
+// One row: [number (of its line), faults, meta, raw, probes, concatenate, histology].
 def readRow(line, number, header, schema, folder) {
     def fields = splitRow(line)
     if (fields.size() != header.size()) {
@@ -172,6 +173,9 @@ def readRow(line, number, header, schema, folder) {
             def found = folder.resolve(value).exists() ? 'a file' : 'nothing'
             problem = "${spec.errorMessage}; found ${found} at ${folder.resolve(value).normalize()}"
         }
+        else if (spec.format == 'path' && !folder.resolve(value).exists()) {
+            problem = "${spec.errorMessage}; found nothing at ${folder.resolve(value).normalize()}"
+        }
         problem ? ["row ${number}, column '${column}': ${problem}".toString()] : []
     }
     if (checked) {
@@ -188,7 +192,7 @@ def readRow(line, number, header, schema, folder) {
     }
     def meta = [subject: values.subject, session: session]
     def wanted = (values.probes ?: '').tokenize(' ;')
-    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted, concatenate: values.concatenate ?: '']
+    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted, concatenate: values.concatenate ?: '', histology: values.histology ? folder.resolve(values.histology).normalize() : null]
 }
 
 def isDate(text) {
@@ -229,9 +233,10 @@ def headerDate(entry) {
     return null
 }
 
-// Changes when a file below the folder is added, removed or rewritten. A folder's own date does not.
+// Changes when the file, or a file below the folder, is added, removed or rewritten. A folder's own date does not.
 def fingerprint(folder) {
-    return filesBelow(folder)
+    def files = folder.isDirectory() ? filesBelow(folder) : [folder]
+    return files
         .collect { entry -> "${folder.relativize(entry)} ${entry.size()} ${entry.lastModified()}" }
         .join('\n')
         .md5()

@@ -6,6 +6,8 @@ include { EDGES               } from '../modules/edges'
 include { SYNC                } from '../modules/sync'
 include { EVENTS              } from '../modules/events'
 include { COMPRESS            } from '../modules/compress'
+include { RAW_QC              } from '../modules/raw_qc'
+include { HISTOLOGY           } from '../modules/histology'
 include { PREPROCESS          } from '../modules/preprocess'
 include { SORT                } from '../modules/sort'
 include { ANALYZE             } from '../modules/analyze'
@@ -17,19 +19,19 @@ include { REPORT              } from '../modules/report'
 // are to be sorted as one are joined at PREPROCESS and parted again at EXPORT; most often there is just one.
 workflow NEUROPIXELS {
     take:
-    sessions // channel: [ val(meta), path(raw), val(probes wanted), val(fingerprint), val(joined: [session, size]) ]
+    sessions // channel: [ val(meta), path(raw), val(probes wanted), val(fingerprint), val(joined: [session, size]), val(histology or null) ]
     opts     // map: the parameters as the schema types them
 
     main:
     def wiring = file(opts.wiring ?: "${projectDir}/assets/wiring.json")
 
-    INSPECT(sessions.map { meta, raw, _wanted, print, _joined -> [meta, raw, print] }, codeDigest('pp_inspect.py'))
+    INSPECT(sessions.map { meta, raw, _wanted, print, _joined, _histology -> [meta, raw, print] }, codeDigest('pp_inspect.py'))
 
     found = sessions
-        .map { meta, raw, wanted, _print, joined -> [meta, raw, wanted, joined] }
+        .map { meta, raw, wanted, _print, joined, _histology -> [meta, raw, wanted, joined] }
         .join(INSPECT.out.inspect)
-        .map { meta, raw, wanted, joined, documents -> [meta, joined, readInspection(meta, raw, wanted, documents)] }
-    probes = found.flatMap { _meta, _joined, seen -> seen.probes } // [ val(meta), val(document), files, val(is reference) ]
+        .map { meta, raw, wanted, joined, documents -> [meta, joined, readInspection(meta, raw, wanted, documents, opts.reference_clock)] }
+    probes = found.flatMap { _meta, _joined, seen -> seen.probes } // [ val(meta), val(document), files, val(is reference), files of its LF ]
     daqs = found.flatMap { _meta, _joined, seen -> seen.daqs }     // the same for NIDQ and OneBox streams
     REFUSE(found.flatMap { _meta, _joined, seen -> seen.refused })
 
@@ -42,7 +44,7 @@ workflow NEUROPIXELS {
 
     // Clocks. Each stream's edges are found on their own, so that a changed file costs its own stream only.
     streams = probes
-        .map { meta, document, files, is_reference -> [meta, 'probe', document, files, is_reference] }
+        .map { meta, document, files, is_reference, _lf_files -> [meta, 'probe', document, files, is_reference] }
         .mix(daqs.map { meta, document, files, is_reference -> [meta, 'stream', document, files, is_reference] })
     EDGES(
         streams.map { meta, kind, document, files, _is_reference -> [meta, kind, document, files] },
@@ -82,6 +84,24 @@ workflow NEUROPIXELS {
         codeDigest('pp_events.py')
     )
 
+    // Where the probes went, as traced by a histology tool.
+    tracings = sessions
+        .filter { _meta, _raw, _wanted, _print, _joined, histology -> histology }
+        .map { meta, _raw, _wanted, _print, _joined, histology -> [meta] + histology }
+        .join(found.map { meta, _joined, seen -> [meta, seen.probes.collect { probe -> probe[0].probe }] })
+        .filter { _meta, _tracing, _print, names -> names }
+        .map { meta, tracing, print, names -> [meta + [stream: 'histology'], tracing, print, names] }
+    HISTOLOGY(tracings, codeDigest('pp_histology.py'))
+
+    // What the raw bands look like, beside the sorting.
+    RAW_QC(
+        probes
+            .map { meta, document, files, _is_reference, lf_files -> [meta, document, files + lf_files] }
+            .join(SYNC.out.sync),
+        opts.subMap(['lfp', 'seed']),
+        codeDigest('pp_raw_qc.py')
+    )
+
     // Which recordings are sorted as one. Nothing is sorted whose clock can't be had.
     joined_of = found
         .map { meta, joined, seen -> [groupKey([meta.subject, joined.session], joined.size), seen.probes.collect { probe -> probe[0] }] }
@@ -90,7 +110,7 @@ workflow NEUROPIXELS {
         .flatMap { key, metas -> joinedProbes(key.getGroupTarget()[1], metas.collectMany { own -> own }) } // [ val(meta), groupKey(joined meta) ]
     PREPROCESS(
         probes
-            .map { meta, document, files, _is_reference -> [meta, document, files] }
+            .map { meta, document, files, _is_reference, _lf_files -> [meta, document, files] }
             .join(joined_of)
             .join(SYNC.out.sync)
             .map { meta, document, files, joined, _sync -> [joined, [meta.session, document, files]] }
@@ -128,7 +148,7 @@ workflow NEUROPIXELS {
         .map { key, members -> [key.getGroupTarget()] + members.toSorted { member -> member[0] }.transpose().drop(1) }
     EXPORT(
         probes
-            .map { meta, document, _files, _is_reference -> [meta, document] }
+            .map { meta, document, _files, _is_reference, _lf_files -> [meta, document] }
             .join(SYNC.out.sync)
             .join(joined_of)
             .map { meta, document, sync, joined -> [joined.getGroupTarget(), meta, document, sync] }
@@ -139,14 +159,17 @@ workflow NEUROPIXELS {
 
     // The run's table, when nothing is left to do: what was exported, and what failed instead.
     expected = sessions
-        .map { meta, _raw, _wanted, _print, joined -> [meta, joined] }
+        .map { meta, _raw, _wanted, _print, joined, _histology -> [meta, joined] }
         .join(found.map { meta, _joined, seen -> [meta, seen] }, remainder: true)
         .flatMap { meta, joined, seen -> seen ? expectedOf(seen, opts.compress != 'none').collect { id -> [id, joined.session] } : [[idOf(meta), joined.session]] }
     failures = expected
         .map { id, joined -> [true, id, joined] }
         .mix(
+            tracings.map { meta, _tracing, _print, _names -> [true, idOf(meta), ''] },
+            HISTOLOGY.out.picks.map { meta, _picks -> [false, idOf(meta), ''] },
             EXPORT.out.summary.map { meta, _summary -> [false, idOf(meta), ''] },
             EVENTS.out.done.map { meta -> [false, idOf(meta), ''] },
+            RAW_QC.out.raw_qc.map { meta, _files -> [false, idOf(meta + [stream: 'raw_qc']), ''] },
             COMPRESS.out.done.map { meta -> [false, idOf(meta), ''] },
             REFUSE.out.never.map { meta -> [false, idOf(meta), ''] }
         )
@@ -166,8 +189,8 @@ workflow NEUROPIXELS {
     )
 
     versions = INSPECT.out.versions.mix(
-        EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, COMPRESS.out.versions, PREPROCESS.out.versions,
-        SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
+        EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, COMPRESS.out.versions, RAW_QC.out.versions,
+        HISTOLOGY.out.versions, PREPROCESS.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
     )
 
     emit:
@@ -176,7 +199,7 @@ workflow NEUROPIXELS {
 
 // What to do with a session, from what INSPECT found in it. All values plain, so that they hash the same
 // in every run.
-def readInspection(meta, raw, wanted, documents) {
+def readInspection(meta, raw, wanted, documents, reference_clock) {
     def document = documents.collectEntries { file -> [file.name, file] }
     def seen = new groovy.json.JsonSlurper().parse(document['probes.json'])
     // Where there are probes each says for itself why it can't be used.
@@ -184,24 +207,36 @@ def readInspection(meta, raw, wanted, documents) {
         return [probes: [], daqs: [], streams: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
     }
     def names = seen.probes.collect { probe -> probe.probe.toString() }
+    def clocks = seen.daqs.collect { daq -> daq.stream.toString() } + names
+    if (reference_clock != 'auto' && !(reference_clock in clocks)) {
+        def reason = "--reference_clock asks for ${reference_clock}; the recording has ${clocks.join(', ') ?: 'no stream'}".toString()
+        return [probes: [], daqs: [], streams: [], refused: [[meta + [probe: ''], reason]]]
+    }
     def absent = wanted
         .findAll { name -> !(name in names) }
         .collect { name -> [meta + [probe: name], "the samplesheet asks for ${name}; the recording has ${names.join(', ') ?: 'no probe'}".toString()] }
     def chosen = seen.probes.findAll { probe -> !wanted || probe.probe in wanted }
     def blocked = chosen.findAll { probe -> probe.blocked }.collect { probe -> [meta + [probe: probe.probe.toString()], probe.blocked.toString()] }
     def sound = chosen.findAll { probe -> !probe.blocked }
-    def probes = sound.withIndex().collect { probe, index ->
+    // Without a NIDQ the first probe's clock is the session's.
+    def reference = reference_clock != 'auto' ? reference_clock : seen.reference ?: sound*.probe.find { name -> name }
+    if (sound && reference in names && !(reference in sound*.probe)) {
+        def reason = "the reference clock ${reference} can't be used, which every other clock is fitted to".toString()
+        return [probes: [], daqs: [], streams: [], refused: absent + blocked + sound.collect { probe -> [meta + [probe: probe.probe.toString()], reason] }]
+    }
+    def probes = sound.collect { probe ->
+        def lf = seen.streams.find { stream -> stream.probe == probe.probe && stream.files != probe.files }
         [
             meta + [probe: probe.probe.toString()],
             oneLine(document["${probe.probe}.json".toString()]),
             probe.files.collect { name -> raw.resolve(name) },
-            // Without a NIDQ the first probe's clock is the session's.
-            !seen.reference && index == 0,
+            probe.probe == reference,
+            lf ? lf.files.collect { name -> raw.resolve(name) } : [],
         ]
     }
     def daqs = sound
         ? seen.daqs.collect { daq ->
-            def is_reference = daq.stream == seen.reference
+            def is_reference = daq.stream == reference
             [
                 // The reference's events are the session's own.
                 meta + [probe: is_reference ? '' : daq.stream.toString()],
@@ -259,10 +294,11 @@ def probeOf(meta) {
     return meta.subMap(['subject', 'session', 'probe'])
 }
 
-// What the run owes for a part of a session: its probes' results, its events, its compressed streams.
+// What the run owes for a session: its probes' results, their raw levels, its events, its compressed streams.
 def expectedOf(seen, compress) {
     def streams = compress ? seen.streams : []
-    return (seen.probes + seen.daqs + seen.refused + streams).collect { part -> idOf(part[0]) }
+    def levels = seen.probes.collect { probe -> [probe[0] + [stream: 'raw_qc']] }
+    return (seen.probes + seen.daqs + seen.refused + streams + levels).collect { part -> idOf(part[0]) }
 }
 
 def idOf(meta) {

@@ -6,9 +6,9 @@ instruction does 8 or 16 samples at once. And neighbouring channels have most of
 what they share is sorted once, and of a sorted part only the ranks that can still be the median are kept.
 On a 1.0 probe (34 neighbours within 40 to 200 µm) that leaves about 35 comparisons per channel and sample.
 
-``median_program`` plans this for any geometry: a tree of merges of sorted lists, written as a table of integers.
-``subtract_medians`` follows the table over blocks of samples that stay in the cache; its machine code does not
-depend on the geometry. Results equal numpy's median of float32 to the bit.
+``median_program`` plans this for any geometry: a tree of merges of sorted lists, written as a table of
+integers. ``subtract_medians`` follows the table over blocks of samples that stay in the cache; its machine
+code does not depend on the geometry. Results equal numpy's median of float32 to the bit.
 
 Batcher, K. E. (1968), Sorting networks and their applications; the idea of keeping only the ranks that can
 still matter is Adams, A. (2021), Fast median filters using separable sorting networks.
@@ -72,13 +72,12 @@ def local_neighbours(
     """
     locations_um = np.asarray(locations_um, dtype=np.float64)
     n_channels = len(locations_um)
-    # The same arithmetic and order of ties as SpikeInterface's get_closest_channels.
-    distances = np.linalg.norm(locations_um[:, None] - locations_um[None], axis=2)
     neighbours = np.zeros((n_channels, n_channels), dtype=bool)
     for channel in range(n_channels):
-        order = np.argsort(distances[channel])
-        order = order[order != channel]
-        distance = distances[channel, order]
+        # The same arithmetic and order of ties as SpikeInterface's get_closest_channels.
+        distance = np.linalg.norm(locations_um[channel] - locations_um, axis=1)
+        order = np.argsort(distance)[1:]
+        distance = distance[order]
         inside = (distance > radius_um[0]) & (distance <= radius_um[1])
         if np.count_nonzero(inside) < min_neighbours:
             inside = np.flatnonzero(distance > radius_um[0])[:min_neighbours]
@@ -113,7 +112,7 @@ def _planned(neighbours: bytes, n_channels: int) -> MedianProgram:
     # Which of two ways to weigh lists' lengths shares more depends on the geometry: both are tried.
     plans = []
     for length_weight in (0.05, 0.2):
-        merges, final = _share(sets, length_weight)
+        merges, final = _share_by_part(sets, length_weight)
         plans.append(_write_table(n_channels, merges, final, sets.sum(axis=1), used, set_of))
     cost, table, n_rows, n_merges = min(plans, key=lambda plan: plan[0])
     log.info(
@@ -125,13 +124,43 @@ def _planned(neighbours: bytes, n_channels: int) -> MedianProgram:
     return MedianProgram(table, n_channels, n_rows, n_merges)
 
 
-def _share(sets: np.ndarray, length_weight: float) -> tuple[list[tuple[int, int]], list[int]]:
+def _share_by_part(sets: np.ndarray, length_weight: float) -> tuple[list[tuple[int, int]], list[int]]:
+    """As ``_share``; channels that no set connects, as those of different shanks, are planned apart."""
+    from scipy.sparse.csgraph import connected_components
+
+    n_channels = sets.shape[1]
+    members = sets.astype(np.float32)
+    n_parts, part_of = connected_components(members.T @ members, directed=False)
+    joins: list[tuple[int, int]] = []
+    final = [-1] * len(sets)
+    for part in range(n_parts):
+        channels = np.flatnonzero(part_of == part)
+        ours = np.flatnonzero(sets[:, channels].any(axis=1))
+        if not ours.size:
+            continue
+        inner = np.ascontiguousarray(sets[np.ix_(ours, channels)])
+        part_joins, part_final = _share(inner.tobytes(), inner.shape, length_weight)
+        lists = [
+            *channels.tolist(),
+            *range(n_channels + len(joins), n_channels + len(joins) + len(part_joins)),
+        ]
+        joins += [(lists[one], lists[other]) for one, other in part_joins]
+        for which, end in zip(ours, part_final, strict=True):
+            final[which] = lists[end]
+    return joins, final
+
+
+@lru_cache(maxsize=32)
+def _share(
+    sets_bytes: bytes, shape: tuple[int, int], length_weight: float
+) -> tuple[list[tuple[int, int]], list[int]]:
     """Build the sets by joining disjoint lists two at a time, so that many sets use each list.
 
-    sets: (sets, channels) bool. In rounds, lists that occur together in most sets are joined, short ones
-    first; in the sets that hold both, the joined list takes their place. Returns the joins (list k + channels
-    is the join of the two at k), and which list each set ended as.
+    sets_bytes: of (sets, channels) bool. In rounds, lists that occur together in most sets are joined, short
+    ones first; in the sets that hold both, the joined list takes their place. Returns the joins (list k +
+    channels is the join of the two at k), and which list each set ended as.
     """
+    sets = np.frombuffer(sets_bytes, dtype=bool).reshape(shape)
     members = sets.T.astype(np.float32)  # (lists, sets): the sets that a list is now part of
     ids = np.arange(len(members))
     lengths = np.ones(len(members))
@@ -177,8 +206,8 @@ def _share(sets: np.ndarray, length_weight: float) -> tuple[list[tuple[int, int]
 def odd_even_merge(n_first: int, n_second: int) -> tuple[list[tuple[int, int]], list[int]]:
     """Batcher's network for two sorted lists of any lengths.
 
-    The wires 0..n_first-1 carry the first list, ascending, the following n_second the second. Returns pairs of
-    wires to compare in turn (the smaller value goes to the first of the pair), and the wires in
+    The wires 0..n_first-1 carry the first list, ascending, the following n_second the second. Returns pairs
+    of wires to compare in turn (the smaller value goes to the first of the pair), and the wires in
     ascending order after that.
     """
     pairs: list[tuple[int, int]] = []
@@ -253,9 +282,7 @@ def _rank_terms(n_first: int, n_second: int, rank: int) -> list[tuple[int, int]]
     Of rank + 1 smallest values, i + 1 stand in the first list and j + 1 in the second; the split that is
     right has the smallest maximum.
     """
-    return [
-        (i, rank - 1 - i) for i in range(max(-1, rank - n_second), min(n_first - 1, rank) + 1)
-    ]
+    return [(i, rank - 1 - i) for i in range(max(-1, rank - n_second), min(n_first - 1, rank) + 1)]
 
 
 def _merge(writer: _Writer, first: list[int], second: list[int], low: int, high: int) -> list[int]:
@@ -421,7 +448,7 @@ def _larger(builder, one, other):
 
 
 def _vector_step(n_in: int, n_out: int, body: Callable) -> Callable:
-    """An intrinsic step(work, table): rows named by table[0..n_in) go through ``body`` to the following n_out.
+    """An intrinsic step(work, table): rows table[0..n_in) go through ``body`` to the following n_out.
 
     work: address of the working rows, BLOCK float32 each. table: address of the step's int32 numbers.
     body(builder, values) returns the n_out results of n_in vectors in LLVM's intermediate code, since
@@ -474,9 +501,7 @@ _max_step = _vector_step(2, 1, lambda builder, rows: [_larger(builder, *rows)])
 ) = (_merge_step(shape) for shape in FUSED_SHAPES)
 
 # Numbers in the table by step, its code included and a rank's lists of rows not.
-_LENGTHS = np.array(
-    [1, 5, 4, 4, 4, 4] + [1 + 2 * sum(shape) for shape in FUSED_SHAPES], dtype=np.int64
-)
+_LENGTHS = np.array([1, 5, 4, 4, 4, 4] + [1 + 2 * sum(shape) for shape in FUSED_SHAPES], dtype=np.int64)
 
 
 @intrinsic
@@ -570,9 +595,7 @@ def _run(traces, start, stop, table, lengths, n_rows):
             at += lengths[code]
 
 
-def subtract_medians(
-    traces: np.ndarray, program: MedianProgram, pool: Executor | None = None
-) -> np.ndarray:
+def subtract_medians(traces: np.ndarray, program: MedianProgram, pool: Executor | None = None) -> np.ndarray:
     """Subtract from each channel the median over its set of channels, in place; returns ``traces``.
 
     traces: (channels, samples) float32, C order, without NaN; any unit. Equal to the bit to

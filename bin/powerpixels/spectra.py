@@ -21,7 +21,7 @@ log = logging.getLogger("powerpixels")
 
 # Bins of 7.3 Hz at 30 kHz: fine enough to see a line of one channel in its noise.
 SEGMENT_SAMPLES = 4096
-# Noise bandwidth of a Hann window, in bins: a line's power is its peak density times this, in the bin's middle.
+# Noise bandwidth of a Hann window, in bins: the power of a line in a bin's middle is its density times this.
 HANN_BANDWIDTH_BINS = 1.5
 # Half the main lobe of a Hann window, and the second moment of its power, in bins.
 HANN_LOBE_BINS = 2
@@ -29,7 +29,7 @@ HANN_VARIANCE_BINS = 1 / 3
 
 # The original's threshold is in (ADC counts)²/Hz, on spectra of 256 samples at 30 kHz.
 ORIGINAL_THRESHOLD_COUNTS2_HZ = 0.0025
-# What a density of such a spectrum stands for in a line's power, whatever the bins of the one that is looked at.
+# What a density of such a spectrum stands for in a line's power.
 THRESHOLD_BANDWIDTH_HZ = HANN_BANDWIDTH_BINS * 30000 / 256
 
 # As in the original nothing below is notched: there are the spikes' own frequencies.
@@ -45,8 +45,8 @@ MAX_NOTCHES = 12
 # Part of the frequencies up to Nyquist that notches may take from any channel: 450 Hz at 30 kHz.
 MAX_NOTCHED = 0.03
 # How many standard deviations of the spectrum's own scatter a line is above it: in the mean over the channels
-# (some thousand bins), in a single channel (a million), for a channel to belong to a line found in others, and
-# at a multiple of a line's frequency (a few bins).
+# (some thousand bins), in a single channel (a million), for a channel to belong to a line found in others,
+# and at a multiple of a line's frequency (a few bins).
 COMMON_Z = 7.0
 CHANNEL_Z = 8.0
 MEMBER_Z = 4.0
@@ -56,9 +56,9 @@ HARMONIC_Z = 4.5
 class Notch(Document):
     """A line of the spectrum and the filter against it.
 
-    frequency_hz: the line's. width_hz: full width of the notch at half power (one pass). power_uv2: the line's
-    mean square in the median of its channels, µV². raw_columns: the channels it is in. harmonic_of_hz: the
-    line of which this is a multiple. left_out: why it is not to be filtered; None: it is.
+    frequency_hz: the line's. width_hz: full width of the notch at half power (one pass). power_uv2: the
+    line's mean square in the median of its channels, µV². raw_columns: the channels it is in. harmonic_of_hz:
+    the line of which this is a multiple. left_out: why it is not to be filtered; None: it is.
     """
 
     frequency_hz: float
@@ -95,10 +95,10 @@ class Welch:
         self._sum = np.zeros((segment_samples // 2 + 1, n_channels))
 
     def periodograms(self, traces: np.ndarray) -> tuple[np.ndarray, int]:
-        """Sum of |transform|² over the half-overlapping segments of traces (samples, channels), and their number.
+        """Sum of |transform|² over the half-overlapping segments of traces, and how many these are.
 
-        float64 (n_freqs, n_channels). Changes nothing, so that threads may do it; ``add`` takes the result.
-        Samples behind the last whole segment are left out.
+        traces: (samples, channels). The sum: float64 (n_freqs, n_channels). Changes nothing, so that threads
+        may do it; ``add`` takes the result. Samples behind the last whole segment are left out.
         """
         size = self.segment_samples
         window = signal.get_window("hann", size).astype(np.float32)[:, None]
@@ -157,19 +157,19 @@ def find_notches(
 ) -> tuple[list[Notch], list[Notch]]:
     """Lines of a spectrum in µV²/Hz: those to filter, by frequency, and those left out, each with the reason.
 
-    raw_columns: of the spectrum's channels. threshold, µV²/Hz: a line counts where its mean square is at least
-    threshold * THRESHOLD_BANDWIDTH_HZ in the median of its channels; that is what makes a density of
-    ``threshold`` in a spectrum with the original's bins, but does not depend on the bins nor on where in one a
-    line lies. lowest_hz: below nothing is looked for.
+    raw_columns: of the spectrum's channels. threshold, µV²/Hz: a line counts where its mean square is at
+    least threshold * THRESHOLD_BANDWIDTH_HZ in the median of its channels; that is what makes a density of
+    ``threshold`` in a spectrum with the original's bins, but does not depend on the bins nor on where in one
+    a line lies. lowest_hz: below nothing is looked for.
 
-    A line stands out of the logarithm of the spectrum, each bin pooled with its two neighbours, less its running
-    median over BASELINE_HZ, by COMMON_Z times the scatter (median absolute deviation) in the mean over channels,
-    or by CHANNEL_Z in one. It is all channels' where at least half have half the mean excess, else that of
-    the channels where it is significant. Multiples of lines are looked for with HARMONIC_Z.
+    A line stands out of the logarithm of the spectrum, each bin pooled with its two neighbours, less its
+    running median over BASELINE_HZ, by COMMON_Z times the scatter (median absolute deviation) in the mean
+    over channels, or by CHANNEL_Z in one. It is all channels' where at least half have half the mean excess,
+    else that of the channels where it is significant. Multiples of lines are looked for with HARMONIC_Z.
 
-    Bounds, whatever the spectrum: at most MAX_NOTCHES, each MIN_NOTCH_HZ to MAX_NOTCH_HZ wide, together at most
-    MAX_NOTCHED of the band up to Nyquist in any channel; the strongest lines go first. Peaks broader than
-    MAX_LINE_HZ are never filtered. Channels without power (all zero) are not looked at.
+    Bounds, whatever the spectrum: at most MAX_NOTCHES, each MIN_NOTCH_HZ to MAX_NOTCH_HZ wide, together at
+    most MAX_NOTCHED of the band up to Nyquist in any channel; the strongest lines go first. Peaks broader
+    than MAX_LINE_HZ are never filtered. Channels without power (all zero) are not looked at.
     """
     columns = np.asarray(raw_columns)
     alive = np.flatnonzero(np.all(spectrum.power[1:] > 0, axis=0))

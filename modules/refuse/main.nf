@@ -25,7 +25,9 @@ process REFUSE {
 
     stub:
     """
-    echo 'ERROR: refused' >&2
+    cat >&2 <<'END_OF_REASON'
+    ERROR: ${reason}
+    END_OF_REASON
     exit 65
     """
 }

@@ -94,7 +94,7 @@ def test_every_faulty_row_is_named_at_once(launcher, tmp_path):
         (
             "",
             [
-                "it is empty: expected a first line with the columns subject, session, raw, probes, concatenate"
+                "it is empty: expected a first line with the columns subject, session, raw, probes, concatenate, histology"
             ],
         ),
         ("subject,raw\n", ["it has no rows: expected one for each session below the header"]),
@@ -103,7 +103,7 @@ def test_every_faulty_row_is_named_at_once(launcher, tmp_path):
             "subject,session,session,path\nm1,,,a\n",
             [
                 "has 3 faults",
-                "row 1: unknown column 'path': known are subject, session, raw, probes, concatenate",
+                "row 1: unknown column 'path': known are subject, session, raw, probes, concatenate, histology",
                 "row 1: column 'raw' is missing",
                 "row 1: column 'session' stands there more than once",
             ],

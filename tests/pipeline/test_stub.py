@@ -26,7 +26,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     run = launcher.run(*arguments, profile="test")
     assert run.status == 0, run.output
     assert Counter(row["stage"] for row in run.tasks("COMPLETED")) == {
-        "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "PREPROCESS": 3,
+        "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "RAW_QC": 3, "PREPROCESS": 3,
         "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1,
     }  # fmt: skip
     assert "SORT m1/2026-03-02_003/probe01/shank3" in run.keys("COMPLETED")
@@ -36,6 +36,8 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
             f"m1/{session}/qc/inventory.json",
             f"m1/{session}/qc/{probe}/preprocess.json",
             f"m1/{session}/qc/{probe}/sync.json",
+            f"m1/{session}/qc/{probe}/levels.png",
+            f"m1/{session}/alf/{probe}/_iblqc_ephysTimeRmsAP.rms.npy",
             f"m1/{session}/qc/{probe}/summary.json",
             f"m1/{session}/alf/stub.times.npy",
             f"m1/{session}/alf/{probe}/spikes.times.npy",
@@ -52,7 +54,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     again = launcher.run(*arguments, "-resume", profile="test")
     assert again.status == 0
     assert again.keys("COMPLETED") == []
-    assert len(again.keys("CACHED")) == 55
+    assert len(again.keys("CACHED")) == 58
 
 
 def test_sessions_sorted_together(launcher, tmp_path):
@@ -102,7 +104,8 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
     run_folder = empty_session(tmp_path / "raw", n_probes=1) / "run_g0"
     for suffix in ("obx.bin", "obx.meta"):
         (run_folder / f"run_g0_t0.obx0.{suffix}").write_text("")
-    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+    (tmp_path / "tracing of m1.csv").write_text("")
+    (tmp_path / "sheet.csv").write_text("subject,raw,histology\nm1,raw,tracing of m1.csv\n")
     run = launcher.run("-stub-run", "--input", tmp_path / "sheet.csv", "--compress", "mtscomp")
     assert run.status == 0, run.output
     session = "m1/2026-03-01_001"
@@ -112,10 +115,31 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
         f"EDGES {session}", f"EDGES {session}/obx0", f"EDGES {session}/probe00",
         f"SYNC {session}/obx0", f"SYNC {session}/probe00", f"EVENTS {session}", f"EVENTS {session}/obx0",
     }  # fmt: skip
+    assert (run.results / "m1/2026-03-01/001/alf/probe00/xyz_picks.json").exists()
     copies = run.results / "m1/2026-03-01/001/raw_ephys_data"
     assert sorted(str(path.relative_to(copies)) for path in copies.rglob(".zgroup")) == [
         "nidq.zarr/.zgroup", "obx0.zarr/.zgroup", "probe00/imec0.ap.zarr/.zgroup", "probe00/imec0.lf.zarr/.zgroup",
     ]  # fmt: skip
+
+
+def test_another_reference_clock(oldest, tmp_path):
+    """The second probe's clock: the NIDQ and the first probe are fitted to it. A session without such a stream is
+    refused by name."""
+    empty_session(tmp_path / "two", n_probes=2)
+    empty_session(tmp_path / "one", n_probes=1)
+    (tmp_path / "sheet.csv").write_text("subject,session,raw\nm1,2026-03-01,two\nm1,2026-03-02,one\n")
+    run = oldest.run("-stub-run", "--input", tmp_path / "sheet.csv", "--reference_clock", "probe01")
+    assert run.status != 0
+    session = "m1/2026-03-01_001"
+    assert {key for key in run.keys("COMPLETED") if key.split()[0] in ("SYNC", "EVENTS", "EXPORT")} == {
+        f"SYNC {session}/nidq", f"SYNC {session}/probe00", f"SYNC {session}/probe01",
+        f"EVENTS {session}/nidq", f"EXPORT {session}/probe00", f"EXPORT {session}/probe01",
+    }  # fmt: skip
+    assert "m1/2026-03-02_001: REFUSE: " in run.output
+    refused = [row for row in run.tasks("FAILED") if row["stage"] == "REFUSE"]
+    assert "--reference_clock asks for probe01; the recording has nidq, probe00" in (
+        Path(refused[0]["workdir"]) / ".command.log"
+    ).read_text()
 
 
 def test_sorted_by_probe(oldest, tmp_path):
