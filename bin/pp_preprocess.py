@@ -26,12 +26,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--probe", type=Path, required=True, help="the probe's recordings (JSON)")
     parser.add_argument("--raw-dir", type=Path, required=True, help="folder with their raw files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--preprocessing", choices=("fast", "spikeinterface"), default="fast")
     parser.add_argument("--reference", choices=("local", "global", "destripe", "none"), default="local")
     parser.add_argument("--highpass-hz", type=float, default=300.0)
     parser.add_argument("--local-radius-um", type=_radii, default=(40.0, 200.0), metavar="INNER,OUTER")
     parser.add_argument("--sort-by", choices=("shank", "probe"), default="shank")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--jobs", type=int, default=1, help="threads, or processes of SpikeInterface")
     arguments = parser.parse_args(argv)
 
     from powerpixels.documents import JoinedProbe
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
         arguments.raw_dir,
         arguments.out,
         Settings(
+            engine=arguments.preprocessing,
             reference=arguments.reference,
             highpass_hz=arguments.highpass_hz,
             local_radius_um=arguments.local_radius_um,
@@ -50,7 +52,10 @@ def main(argv: Sequence[str]) -> None:
         ),
         jobs=arguments.jobs,
     )
-    write_versions(Path("versions.json"), "spikeinterface", "probeinterface", "numpy", "scipy")
+    packages = ["spikeinterface", "probeinterface", "numpy", "scipy"]
+    if arguments.preprocessing == "fast":
+        packages.append("numba")
+    write_versions(Path("versions.json"), *packages)
 
 
 if __name__ == "__main__":

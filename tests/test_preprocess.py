@@ -1,4 +1,7 @@
-"""PREPROCESS: the file is SpikeInterface's chain; planted bad channels are found; identity survives."""
+"""PREPROCESS: the file is SpikeInterface's chain; planted bad channels are found; identity survives.
+
+What depends on how traces are computed is tested with both engines; test_fast_pass compares the two.
+"""
 
 from __future__ import annotations
 
@@ -133,10 +136,15 @@ def raw(tmp_path_factory) -> tuple[JoinedProbe, Path]:
     return _document(folder, _signal(3), _channels(), 2 * PER_SHANK + 2), folder
 
 
+@pytest.fixture(scope="module", params=["fast", "spikeinterface"])
+def engine(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def local(raw, tmp_path_factory) -> Path:
+def local(raw, engine, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("local")
-    preprocess_probe(*raw, out, Settings(), jobs=2)
+    preprocess_probe(*raw, out, Settings(engine=engine), jobs=2)
     return out
 
 
@@ -204,11 +212,11 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_written_counts_are_the_lazy_chain(raw, local, tmp_path, reference):
+def test_written_counts_are_the_lazy_chain(raw, engine, local, tmp_path, reference):
     out = local
     if reference != "local":
         out = tmp_path
-        preprocess_probe(*raw, out, Settings(reference=reference))
+        preprocess_probe(*raw, out, Settings(engine=engine, reference=reference))
     for shank in (1, 2):
         recording = load_preprocessed(out / f"shank{shank}")
         gain = recording.get_channel_gains()[0]
@@ -224,14 +232,14 @@ def test_written_counts_are_the_lazy_chain(raw, local, tmp_path, reference):
         assert np.mean(error > 0.505) < 0.01
 
 
-def test_jobs_do_not_change_the_output(raw, local, tmp_path):
-    preprocess_probe(*raw, tmp_path, Settings(), jobs=1)
+def test_jobs_do_not_change_the_output(raw, engine, local, tmp_path):
+    preprocess_probe(*raw, tmp_path, Settings(engine=engine), jobs=1)
     for file in ("shank1/traces.bin", "shank2/traces.bin", "preprocess.json", "shank2/recording.json"):
         assert (tmp_path / file).read_bytes() == (local / file).read_bytes(), file
 
 
-def test_sort_by_probe_puts_the_same_shanks_side_by_side(raw, local, tmp_path):
-    document = preprocess_probe(*raw, tmp_path, Settings(sort_by="probe"))
+def test_sort_by_probe_puts_the_same_shanks_side_by_side(raw, engine, local, tmp_path):
+    document = preprocess_probe(*raw, tmp_path, Settings(engine=engine, sort_by="probe"))
     assert document.units == ["probe"]
     together = load_preprocessed(tmp_path / "probe").get_traces()
     apart = [load_preprocessed(local / unit).get_traces() for unit in ("shank1", "shank2")]
@@ -336,9 +344,9 @@ SECOND = N_SAMPLES - FIRST
 
 
 @pytest.mark.parametrize("reference", ["local", "destripe"])
-def test_nothing_runs_over_a_gap(tmp_path, reference):
+def test_nothing_runs_over_a_gap(tmp_path, engine, reference):
     """The traces on both sides of a gap are those of each side alone."""
-    settings = Settings(reference=reference)
+    settings = Settings(engine=engine, reference=reference)
     counts = _signal(3)
     pieces = ((FIRST, 1000), (SECOND, 1000 + FIRST + GAP))
     joined = _document(tmp_path / "raw", counts, _channels(), COLUMNS, pieces)
@@ -372,22 +380,22 @@ def test_nothing_runs_over_a_gap(tmp_path, reference):
             assert np.mean(together != apart) < 1e-3
 
 
-def test_files_without_a_gap_are_one_recording(raw, local, tmp_path):
+def test_files_without_a_gap_are_one_recording(raw, engine, local, tmp_path):
     pieces = ((FIRST, 1000), (SECOND, 1000 + FIRST))
     joined = _document(tmp_path, _signal(3), _channels(), COLUMNS, pieces)
-    _run(joined, tmp_path, tmp_path / "out", Settings())
+    _run(joined, tmp_path, tmp_path / "out", Settings(engine=engine))
     assert _bytes(tmp_path / "out") == _bytes(local)
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_short_blocks(tmp_path, reference):
+def test_short_blocks(tmp_path, engine, reference):
     """Files of 40 ms to one sample: what can be filtered is, the rest is zeros, the others do not suffer."""
     lengths = (FIRST, 1200, 300, 61, 59, 18, 1)
     counts = _signal(3)[: sum(lengths)]
     starts = np.cumsum([0, *lengths])
     pieces = tuple((n, 1000 + 40_000 * k) for k, n in enumerate(lengths))
     joined = _document(tmp_path / "raw", counts, _channels(), COLUMNS, pieces)
-    settings = Settings(reference=reference)
+    settings = Settings(engine=engine, reference=reference)
     result = _run(joined, tmp_path / "raw", tmp_path / "out", settings, jobs=2)
     assert _labels(result) == _expected_labels()
     assert [block.get("zeros", False) for block in result.steps[0]["sessions"][0]["blocks"]] == (
@@ -431,10 +439,11 @@ def _two_sessions(folder: Path, second: np.ndarray) -> tuple[JoinedProbe, list[P
     return joined, [folder / "a", folder / "b"]
 
 
-def test_joined_sessions_are_each_by_itself(tmp_path):
+def test_joined_sessions_are_each_by_itself(tmp_path, engine):
     second = _signal(7)[: RATE + 5]
     joined, folders = _two_sessions(tmp_path, second)
-    result = _run(joined, folders, tmp_path / "out", Settings(), jobs=2)
+    settings = Settings(engine=engine)
+    result = _run(joined, folders, tmp_path / "out", settings, jobs=2)
     assert [(part.subject, part.session, part.start, part.n_samples) for part in result.parts] == [
         ("s", "2026-01-01", 0, N_SAMPLES),
         ("s", "2026-01-02", N_SAMPLES, RATE + 5),
@@ -443,7 +452,7 @@ def test_joined_sessions_are_each_by_itself(tmp_path):
     alone = []
     for k, folder in enumerate(folders):
         single = JoinedProbe(recordings=[joined.recordings[k]])
-        _run(single, folder, tmp_path / f"alone{k}", Settings())
+        _run(single, folder, tmp_path / f"alone{k}", settings)
         alone.append(_bytes(tmp_path / f"alone{k}"))
     assert _bytes(tmp_path / "out") == [one + other for one, other in zip(*alone, strict=True)]
 
@@ -502,7 +511,7 @@ def test_random_chunks_lie_in_blocks_by_their_length():
 
 
 @pytest.mark.parametrize("form", ["cbin", "zarr"])
-def test_compressed_files_give_the_same_traces(raw, local, tmp_path, form):
+def test_compressed_files_give_the_same_traces(raw, engine, local, tmp_path, form):
     joined, folder = raw
     document = joined.recordings[0]
     stream = document.probe.ap
@@ -532,7 +541,7 @@ def test_compressed_files_give_the_same_traces(raw, local, tmp_path, form):
     )
     probe = document.probe.model_copy(update={"ap": compressed})
     joined = JoinedProbe(recordings=[document.model_copy(update={"probe": probe})])
-    _run(joined, tmp_path, tmp_path / "out", Settings(), jobs=2)
+    _run(joined, tmp_path, tmp_path / "out", Settings(engine=engine), jobs=2)
     assert _bytes(tmp_path / "out") == _bytes(local)
 
 
@@ -547,12 +556,14 @@ def test_simulated_session(session_small, tmp_path):
         JoinedProbe(recordings=[documents[f"{name}.json"]]).save(tmp_path / f"{name}.json")
         subprocess.run(
             [sys.executable, ROOT / "bin" / "pp_preprocess.py", "--probe", f"{name}.json"]
-            + ["--raw-dir", session_small / "raw", "--out", name, "--jobs", "2", "--reference", "global"],
+            + ["--raw-dir", session_small / "raw", "--out", name, "--jobs", "2", "--reference", "global"]
+            + ["--preprocessing", {"probe00": "fast", "probe01": "spikeinterface"}[name]],
             cwd=tmp_path,
             check=True,
             capture_output=True,
         )
         document = Preprocess.load(tmp_path / name / "preprocess.json")
+        assert document.steps[1]["engine"] == {"probe00": "fast", "probe01": "spikeinterface"}[name]
         planted = {channel.raw_column: channel.label for channel in truth.probe(name).channels}
         assert {label.raw_column: label.label for label in document.labels} == planted
     assert {"numpy", "python", "spikeinterface"} <= json.loads(

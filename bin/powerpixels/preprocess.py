@@ -5,6 +5,11 @@ outside channels, interpolation of noisy ones, reference. All that looks at more
 (bad channels, interpolation, reference) stays within a shank: shanks enter the brain at
 different depths, and are 250 µm and more apart. All that looks at more than one sample (the filters)
 stays within a block, a stretch without gap of one session; the blocks are written one after the other.
+
+Two engines do it: "spikeinterface" is that chain itself, "fast" (``powerpixels.fast_pass``) the same steps
+otherwise, many times faster. Decisions (bad channels, references, seeds) are made by the same code here. On
+noise that the amplifiers have limited in band their traces differ by rounding: in some percent of the
+values, by one count, seldom two within 40 ms of a block's ends or of the borders of SpikeInterface's chunks.
 """
 
 from __future__ import annotations
@@ -19,15 +24,27 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from powerpixels.documents import Channel, ChannelLabel, JoinedProbe, Part, Preprocess, PreprocessedUnit
+from powerpixels.documents import (
+    Block,
+    Channel,
+    ChannelLabel,
+    JoinedProbe,
+    Part,
+    Preprocess,
+    PreprocessedUnit,
+)
 from powerpixels.raw_ap import load_raw_ap
+from powerpixels.rawdata import StreamReader
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
 
+    from powerpixels.fast_pass import ShankPass
+
 log = logging.getLogger("powerpixels")
 
+Engine = Literal["fast", "spikeinterface"]
 Reference = Literal["local", "global", "destripe", "none"]
 REFERENCES: tuple[Reference, ...] = ("local", "global", "destripe", "none")
 
@@ -41,6 +58,8 @@ MAX_STEP_UV = 0.4
 INT16_MAX = 32767
 # Below this a shank's median is mostly the channel itself, so it is not subtracted.
 MIN_REFERENCE_CHANNELS = 4
+# A local reference of fewer is taken from the nearest ones beyond the annulus, as SpikeInterface does.
+MIN_LOCAL_NEIGHBOURS = 5
 # The bad-channel detector's similarity to the shank's median needs a median that one channel does not make.
 MIN_DETECTION_CHANNELS = 8
 # Across fewer the spatial filter of destriping has nothing to separate; such a shank's median is taken.
@@ -62,6 +81,7 @@ WORST_FIRST = ("dead", "out", "noise", "good")
 class Settings:
     """What a user may choose. local_radius_um: inner (excluded) and outer radius of the annulus."""
 
+    engine: Engine = "fast"
     reference: Reference = "local"
     highpass_hz: float = 300.0
     local_radius_um: tuple[float, float] = (40.0, 200.0)
@@ -79,8 +99,9 @@ def preprocess_probe(
     shorter than 2 ms is written as zeros. A channel that is bad in one of the sessions is bad in all.
 
     The raw files are read once (bad-channel detection reads random chunks before that). Memory does not grow
-    with the recording's duration: each of the ``jobs`` processes holds one second. A unit none of whose
-    channels is usable gets an empty traces.bin and a recording.json without channels.
+    with the recording's duration: each of the ``jobs`` threads (of SpikeInterface: processes) holds about one
+    second. The output does not depend on jobs. A unit none of whose channels is usable gets an empty
+    traces.bin and a recording.json without channels.
 
     raw_dir: as ``raw_ap.load_raw_ap`` takes it. Raises DataError where the raw files do not fit the
     documents, the recordings can't be joined, or they are shorter than one second together.
@@ -97,9 +118,16 @@ def preprocess_probe(
         )
     channels = first.ap.channels
     shanks = sorted({channel.shank for channel in channels})
-    filtered = filtered_chain(raw, settings)
+    fast = settings.engine == "fast"
+    if fast:
+        from powerpixels.fast_pass import FilteredRecording
+
+        filtered: BaseRecording = FilteredRecording(raw, _blocks(raw), settings.highpass_hz)
+    else:
+        filtered = filtered_chain(raw, settings)
     steps: list[dict] = [
         _read_step(joined),
+        {"step": "compute", "engine": settings.engine, "versions": _versions(settings.engine)},
         {"step": "scale_to_uv", "dtype": "float32"},
         {"step": "highpass_filter", "cutoff_hz": settings.highpass_hz, "order": 5, "zero_phase": True},
         {"step": "phase_shift", "margin_ms": PHASE_SHIFT_MARGIN_MS},
@@ -126,11 +154,13 @@ def preprocess_probe(
     steps.append({"step": "remove_channels", "labels": ["dead", "out"]})
     steps.append({"step": "interpolate_bad_channels", "labels": ["noise"], "p": 1.3})
 
-    chains: dict[int, BaseRecording | None] = {}
-    for shank in shanks:
-        chains[shank], step = shank_chain(filtered, shank, labels, settings)
-        steps.append({"step": "reference", "shank": shank, **step})
-        log.info("shank %d: %s", shank, step)
+    plans = {
+        shank: plan_shank([channel for channel in channels if channel.shank == shank], labels, settings)
+        for shank in shanks
+    }
+    for shank, plan in plans.items():
+        steps.append({"step": "reference", "shank": shank, **plan.step})
+        log.info("shank %d: %s", shank, plan.step)
 
     gain_uv = output_gain_uv([channel.gain_uv for channel in channels])
     if settings.sort_by == "probe":
@@ -138,14 +168,11 @@ def preprocess_probe(
     else:
         members = {f"shank{shank}": [shank] for shank in shanks}
     out = Path(out)
-    by_column = {channel.raw_column: channel for channel in channels}
-    units: dict[str, list[BaseRecording]] = {}
+    units: dict[str, list[ShankPlan]] = {}
     for unit, unit_shanks in members.items():
-        units[unit] = [chain for shank in unit_shanks if (chain := chains[shank]) is not None]
+        units[unit] = [plans[shank] for shank in unit_shanks if plans[shank].channels]
         (out / unit).mkdir(parents=True, exist_ok=True)
-        kept: list[Channel] = [
-            by_column[int(column)] for chain in units[unit] for column in chain.get_property("raw_column")
-        ]
+        kept = [channel for plan in units[unit] for channel in plan.channels]
         PreprocessedUnit(
             probe=first.name,
             unit=unit,
@@ -154,8 +181,19 @@ def preprocess_probe(
             gain_uv=gain_uv,
             channels=kept,
         ).save(out / unit / "recording.json")
+        with open(out / unit / "traces.bin", "wb") as file:
+            file.truncate(sum(lengths) * len(kept) * 2)
 
-    n_clipped = _write_units(raw, units, out, gain_uv, jobs)
+    progress = _Progress(sum(lengths), rate)
+    if fast:
+        _write_fast(raw, filtered, units, out, gain_uv, settings, jobs, progress)
+    else:
+        chains = {
+            unit: [shank_chain(filtered, plan, settings) for plan in unit_plans]
+            for unit, unit_plans in units.items()
+        }
+        _write_units(raw, chains, out, gain_uv, jobs, progress)
+    n_clipped = progress.n_clipped
     if n_clipped:
         log.warning("%d samples were beyond the range of ±%.1f mV and clipped", n_clipped, 32.767 * gain_uv)
     steps.append({"step": "write", "dtype": "int16", "gain_uv": gain_uv, "n_clipped": n_clipped})
@@ -201,6 +239,19 @@ def _read_step(joined: JoinedProbe) -> dict:
                 log.warning("a block of %d samples is too short to be filtered: zeros", block.n_samples)
         sessions.append({"session": document.session.session, "blocks": blocks})
     return {"step": "read", "sessions": sessions}
+
+
+def _blocks(raw: BaseRecording) -> list[tuple[StreamReader, Block]]:
+    """What the segments of a recording from ``load_raw_ap`` are."""
+    return [(reader, block) for reader in raw._kwargs["readers"] for block in reader.stream.blocks()]
+
+
+def _versions(engine: Engine) -> dict[str, str]:
+    """Versions of what the traces' values come from, for ``Preprocess.steps``."""
+    from importlib.metadata import version
+
+    packages = ["spikeinterface", "numpy", "scipy"] + (["numba"] if engine == "fast" else [])
+    return {package: version(package) for package in packages}
 
 
 def output_gain_uv(gains_uv: list[float]) -> float:
@@ -305,7 +356,12 @@ def _label_shank(chunks: BaseRecording, shank: int, settings: Settings, jobs: in
             # One chunk of each segment, as long as it is (and a half sample, as the product is cut off).
             num_random_chunks=1,
             chunk_duration_s=(chunks.get_num_samples(0) + 0.5) / chunks.sampling_frequency,
-            job_kwargs={"n_jobs": jobs, "progress_bar": False},
+            job_kwargs={
+                "n_jobs": jobs,
+                "progress_bar": False,
+                # The fast filter is machine code that each process would compile for itself.
+                "pool_engine": "thread" if settings.engine == "fast" else "process",
+            },
         )
     counts = _count(labels)
     if counts.get("good", 0) < len(columns) * 2 / 3:
@@ -313,51 +369,111 @@ def _label_shank(chunks: BaseRecording, shank: int, settings: Settings, jobs: in
     return dict(zip(columns, (str(label) for label in labels), strict=True))
 
 
-def shank_chain(
-    filtered: BaseRecording, shank: int, labels: dict[int, str], settings: Settings
-) -> tuple[BaseRecording | None, dict]:
-    """The shank's chain after bad channels are known, lazy float32 µV, and a record of its reference.
+@dataclass(frozen=True)
+class ShankPlan:
+    """What is done to a shank's channels once bad ones are known.
 
-    labels: by raw column. None instead of a recording where no good channel is left. Columns keep the
-    order of the raw file. A shank with fewer than MIN_REFERENCE_CHANNELS is not referenced. Destriping
-    mirrors up to 60 channels at each end of the shank, fewer where the shank has fewer; a shank
-    with fewer than MIN_DESTRIPE_CHANNELS gets the global reference instead.
+    channels: those that are kept, in the order of the raw file; none where no channel is good. noisy: raw
+    columns of those that are interpolated. step: its reference, for ``Preprocess.steps``.
     """
-    from spikeinterface import preprocessing as spre
 
-    whole = _of_shank(filtered, shank)
-    label_of = np.array([labels[int(column)] for column in whole.get_property("raw_column")])
-    if not np.any(label_of == "good"):
-        return None, {"method": "none", "reason": "no good channel", "n_channels": 0}
-    kept = np.isin(label_of, ("good", "noise"))
-    recording = whole.select_channels(whole.channel_ids[kept])
-    noisy = whole.channel_ids[label_of == "noise"]
-    if noisy.size:
-        recording = spre.interpolate_bad_channels(recording, noisy)
-    n_channels = recording.get_num_channels()
-    step: dict = {"method": settings.reference, "n_channels": n_channels}
-    if settings.reference != "none" and n_channels < MIN_REFERENCE_CHANNELS:
-        return recording, {**step, "method": "none", "reason": "too few channels"}
-    if settings.reference == "destripe" and n_channels < MIN_DESTRIPE_CHANNELS:
+    shank: int
+    channels: list[Channel]
+    noisy: list[int]
+    step: dict
+
+    @property
+    def columns(self) -> list[int]:
+        """Raw columns of the channels that are kept."""
+        return [channel.raw_column for channel in self.channels]
+
+
+def plan_shank(channels: list[Channel], labels: dict[int, str], settings: Settings) -> ShankPlan:
+    """Decide on a shank's channels and its reference. channels: its own; labels: by raw column.
+
+    A shank with fewer than MIN_REFERENCE_CHANNELS is not referenced. Destriping mirrors up to 60 channels at
+    each end of the shank, fewer where the shank has fewer; a shank with fewer than MIN_DESTRIPE_CHANNELS gets
+    the global reference instead.
+    """
+    shank = channels[0].shank
+    if all(labels[channel.raw_column] != "good" for channel in channels):
+        return ShankPlan(shank, [], [], {"method": "none", "reason": "no good channel", "n_channels": 0})
+    kept = [channel for channel in channels if labels[channel.raw_column] in ("good", "noise")]
+    noisy = [channel.raw_column for channel in kept if labels[channel.raw_column] == "noise"]
+    step: dict = {"method": settings.reference, "n_channels": len(kept)}
+    if settings.reference != "none" and len(kept) < MIN_REFERENCE_CHANNELS:
+        step |= {"method": "none", "reason": "too few channels"}
+    elif settings.reference == "destripe" and len(kept) < MIN_DESTRIPE_CHANNELS:
         step |= {"method": "global", "reason": "too few channels to destripe"}
-    if step["method"] == "global":
-        recording = spre.common_reference(recording, reference="global", operator="median")
-    elif step["method"] == "local":
+    if step["method"] == "local":
         inner, outer = settings.local_radius_um
         step |= {"inner_um": inner, "outer_um": outer, "operator": "median"}
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            recording = spre.common_reference(
-                recording, reference="local", operator="median", local_radius=(inner, outer)
-            )
-        for warning in caught:
-            log.warning("shank %d: %s", shank, warning.message)
+        _warn_of_few_neighbours(shank, kept, inner, outer)
     elif step["method"] == "destripe":
-        step["pad_channels"] = min(60, n_channels)
-        recording = spre.highpass_spatial_filter(
+        step["pad_channels"] = min(60, len(kept))
+    return ShankPlan(shank, kept, noisy, step)
+
+
+def _warn_of_few_neighbours(shank: int, channels: list[Channel], inner_um: float, outer_um: float) -> None:
+    """Say which channels' local reference is not what was asked for, since the annulus holds too few."""
+    places = np.array([(channel.x_um, channel.y_um) for channel in channels])
+    few, none = [], []
+    for channel, place in zip(channels, places, strict=True):
+        distance = np.linalg.norm(places - place, axis=1)
+        if not np.any(distance > inner_um):
+            none.append(channel.channel_id)
+        elif np.count_nonzero((distance > inner_um) & (distance <= outer_um)) < MIN_LOCAL_NEIGHBOURS:
+            few.append(channel.channel_id)
+    if few:
+        log.warning(
+            "shank %d: fewer than %d channels within %g to %g µm: the nearest %d beyond %g µm are the "
+            "reference of %d channels (%s)",
+            *(shank, MIN_LOCAL_NEIGHBOURS, inner_um, outer_um, MIN_LOCAL_NEIGHBOURS, inner_um, len(few)),
+            ", ".join(few),
+        )
+    if none:
+        log.warning(
+            "shank %d: no channel beyond %g µm: %d channels have no reference (%s)",
+            *(shank, inner_um, len(none), ", ".join(none)),
+        )
+
+
+def _repaired(filtered: BaseRecording, plan: ShankPlan) -> BaseRecording:
+    """The shank's kept channels, lazy, noisy ones interpolated."""
+    from spikeinterface import preprocessing as spre
+
+    columns = filtered.get_property("raw_column")
+    recording = filtered.select_channels(filtered.channel_ids[np.isin(columns, plan.columns)])
+    if plan.noisy:
+        recording = spre.interpolate_bad_channels(
+            recording, filtered.channel_ids[np.isin(columns, plan.noisy)]
+        )
+    return recording
+
+
+def shank_chain(filtered: BaseRecording, plan: ShankPlan, settings: Settings) -> BaseRecording:
+    """SpikeInterface's chain for a shank, lazy float32 µV. filtered: as from ``filtered_chain``."""
+    from spikeinterface import preprocessing as spre
+
+    recording, step = _repaired(filtered, plan), plan.step
+    if step["method"] == "global":
+        return spre.common_reference(recording, reference="global", operator="median")
+    if step["method"] == "local":
+        with warnings.catch_warnings():
+            # The plan has said it already.
+            warnings.filterwarnings("ignore", message="The following channels")
+            return spre.common_reference(
+                recording,
+                reference="local",
+                operator="median",
+                local_radius=(step["inner_um"], step["outer_um"]),
+                min_local_neighbors=MIN_LOCAL_NEIGHBOURS,
+            )
+    if step["method"] == "destripe":
+        return spre.highpass_spatial_filter(
             recording, n_channel_pad=step["pad_channels"], rms_values=_levels_uv(recording, settings.seed)
         )
-    return recording, step
+    return recording
 
 
 def _levels_uv(recording: BaseRecording, seed: int) -> np.ndarray:
@@ -379,10 +495,66 @@ def _levels_uv(recording: BaseRecording, seed: int) -> np.ndarray:
     )
 
 
+def _write_fast(
+    raw: BaseRecording,
+    filtered: BaseRecording,
+    units: dict[str, list[ShankPlan]],
+    out: Path,
+    gain_uv: float,
+    settings: Settings,
+    jobs: int,
+    progress: _Progress,
+) -> None:
+    """As ``_write_units``, by ``fast_pass``. filtered: its FilteredRecording."""
+    from powerpixels.fast_pass import FastPass, UnitFile
+
+    files = [
+        UnitFile(out / unit / "traces.bin", [_fast_shank(filtered, plan, settings) for plan in plans])
+        for unit, plans in units.items()
+    ]
+    fast = FastPass(_blocks(raw), files, settings.highpass_hz, gain_uv)
+    fast.run(jobs, int(np.ceil(MIN_BLOCK_S * raw.sampling_frequency)), progress)
+
+
+def _fast_shank(filtered: BaseRecording, plan: ShankPlan, settings: Settings) -> ShankPass:
+    """A shank's plan in numbers; interpolation's weights and the order in depth are SpikeInterface's."""
+    from spikeinterface.core import order_channels_by_depth
+
+    from powerpixels.fast_pass import ShankPass
+
+    recording, step = _repaired(filtered, plan), plan.step
+    columns = np.array(plan.columns)
+    locations_um = recording.get_channel_locations()
+    more: dict = {}
+    if step["method"] == "destripe":
+        order = np.arange(len(columns))
+        if np.any(np.diff(locations_um[:, 1]) < 0):
+            order, _ = order_channels_by_depth(recording=recording, dimensions=("x", "y"))
+        levels_uv = _levels_uv(recording, settings.seed)
+        more = {"depth_order": order, "levels_uv": levels_uv, "pad_channels": step["pad_channels"]}
+    elif step["method"] == "local":
+        more = {"local_radius_um": (step["inner_um"], step["outer_um"])}
+    return ShankPass(
+        columns=columns,
+        gains_uv=np.array([channel.gain_uv for channel in plan.channels]),
+        shifts=np.array([channel.inter_sample_shift for channel in plan.channels]),
+        locations_um=locations_um,
+        noisy=np.flatnonzero(np.isin(columns, plan.noisy)),
+        weights=recording._kwargs["weights"] if plan.noisy else np.zeros((len(columns), 0)),
+        method=step["method"],
+        **more,
+    )
+
+
 def _write_units(
-    raw: BaseRecording, units: dict[str, list[BaseRecording]], out: Path, gain_uv: float, jobs: int
-) -> int:
-    """Write every unit's traces.bin in one pass over the raw files; returns how many samples were clipped.
+    raw: BaseRecording,
+    units: dict[str, list[BaseRecording]],
+    out: Path,
+    gain_uv: float,
+    jobs: int,
+    progress: _Progress,
+) -> None:
+    """Fill every unit's traces.bin in one pass over the raw files.
 
     units: by unit, the recordings whose columns stand side by side in its file. Blocks too short to be
     filtered stay what a new file holds: zeros.
@@ -394,11 +566,8 @@ def _write_units(
     targets = []
     for unit, recordings in units.items():
         n_columns = sum(recording.get_num_channels() for recording in recordings)
-        path = out / unit / "traces.bin"
-        with open(path, "wb") as file:
-            file.truncate(sum(lengths) * n_columns * 2)
         if n_columns:
-            targets.append((path, n_columns, recordings))
+            targets.append((out / unit / "traces.bin", n_columns, recordings))
 
     chunk = int(CHUNK_S * raw.sampling_frequency)
     slices = [
@@ -406,7 +575,6 @@ def _write_units(
         for segment, start, stop in divide_time_series_into_chunks(raw, chunk)
         if lengths[segment] >= MIN_BLOCK_S * raw.sampling_frequency
     ]
-    progress = _Progress(sum(lengths), raw.sampling_frequency)
     TimeSeriesChunkExecutor(
         raw,
         _write_chunk,
@@ -418,7 +586,6 @@ def _write_units(
         chunk_size=chunk,
         job_name="preprocess",
     ).run(slices=slices)
-    return progress.n_clipped
 
 
 class _Progress:

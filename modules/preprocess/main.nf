@@ -26,7 +26,7 @@ process PREPROCESS {
     ${document}
     END_OF_DOCUMENT
     pp_preprocess.py --probe probe.json --raw-dir . --out preprocessed --jobs ${task.cpus} \\
-        --reference ${options.reference} --local-radius-um ${options.local_radius_um} \\
+        --preprocessing ${options.preprocessing} --reference ${options.reference} --local-radius-um ${options.local_radius_um} \\
         --highpass-hz ${options.highpass_hz} --sort-by ${options.sort_by} --seed ${options.seed}
     """
 
