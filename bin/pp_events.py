@@ -8,7 +8,7 @@ from powerpixels.stage import run_stage, write_versions
 
 
 def main(argv):
-    """Parse the arguments, write the ALF files, clock.json, events.json and versions.json."""
+    """Parse the arguments, write the ALF files, their clock and summary, and versions.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--stream", type=Path, required=True, help="the DAQ stream's document (nidq.json, obx0.json)"
@@ -20,8 +20,8 @@ def main(argv):
     parser.add_argument(
         "--sync",
         type=Path,
-        help="the stream's fit to the session's clock (sync.json), its files go to OUT/<stream>/ then;"
-        " without it the stream's clock is the session's",
+        help="the stream's fit to the session's clock (sync.json), without it the stream's clock is the"
+        " session's; files of any stream but the NIDQ go to OUT/<stream>/",
     )
     args = parser.parse_args(argv)
 
@@ -34,7 +34,7 @@ def main(argv):
     wiring = load_wiring(args.wiring)
     fit = ClockFit.load(args.sync) if args.sync else None
     events.write_events(stream, args.raw_dir, Edges.load(args.edges), wiring, args.out, fit)
-    write_versions(Path("versions.json"), "numpy", "pydantic")
+    write_versions(Path("versions.json"), "numpy", "pydantic", "scipy")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ workflow NEUROPIXELS {
         .map { meta, document, files, is_reference, _lf_files -> [meta, 'probe', document, files, is_reference] }
         .mix(daqs.map { meta, document, files, is_reference -> [meta, 'stream', document, files, is_reference] })
     EDGES(
-        streams.map { meta, kind, document, files, _is_reference -> [meta, kind, document, files] },
+        streams.map { meta, kind, document, files, _is_reference -> [meta, kind, document, files, kind == 'stream' ? wiring : []] },
         codeDigest('pp_edges.py')
     )
     reference_edges = streams
@@ -65,6 +65,7 @@ workflow NEUROPIXELS {
             .combine(reference_edges, by: 0)
             .map { _session, meta, kind, document, edges, reference -> [meta, kind, document, edges, reference] },
         wiring,
+        opts.subMap(['sync_max_error_us']),
         codeDigest('pp_sync.py')
     )
     EVENTS(
@@ -116,7 +117,7 @@ workflow NEUROPIXELS {
             .map { meta, document, files, joined, _sync -> [joined, [meta.session, document, files]] }
             .groupTuple(remainder: true)
             .map { key, recordings -> [key.getGroupTarget()] + joinedRecordings(recordings) },
-        opts.subMap(['reference', 'local_radius_um', 'highpass_hz', 'sort_by', 'seed']),
+        opts.subMap(['preprocessing', 'reference', 'local_radius_um', 'highpass_hz', 'sort_by', 'seed']),
         codeDigest('pp_preprocess.py')
     )
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from clock_streams import (
+    Drifting,
+    Recorder,
+    damaged,
+    largest_error,
+    largest_recorded_error,
+    pair,
+    sinusoid,
+    warming_up,
+    wave,
+    with_gaps,
+)
+from ibllib.ephys import sync_probes
 from powerpixels import clock
 from powerpixels.documents import (
     ClockFit,
@@ -24,140 +37,11 @@ from powerpixels.documents import (
     StreamDocument,
     TtlLine,
 )
-from powerpixels.edges import Edges, extract_edges
+from powerpixels.edges import extract_edges
 from powerpixels.stage import DataError
+from scipy.interpolate import interp1d
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
-
-
-@dataclass
-class Recorder:
-    """A stream's clock. zero_s: true time at which its counter started; true_hz: its true rate."""
-
-    name: str
-    nominal_hz: float
-    ppm: float
-    zero_s: float
-    first_sample: int
-    n_samples: int
-    line: str = "sync"
-
-    @property
-    def true_hz(self):
-        return self.nominal_hz * (1 + self.ppm * 1e-6)
-
-    def true_time(self, sample):
-        return self.zero_s + (self.first_sample + np.asarray(sample, dtype=np.longdouble)) / self.true_hz
-
-    def own_seconds(self, true_time):
-        return ((true_time - self.zero_s) * self.true_hz - self.first_sample) / self.nominal_hz
-
-    def record(self, toggles):
-        """Edges of a line that toggles at the given true times: first sample at or after each."""
-        toggles = np.sort(toggles)
-        sample = np.ceil((toggles - self.zero_s) * self.true_hz).astype(np.int64) - self.first_sample
-        rising = np.arange(len(toggles)) % 2 == 0
-        # Two toggles within one sample are not seen.
-        for keep in (np.diff(sample, append=sample[-1] + 9) > 0, np.diff(sample, prepend=sample[0] - 9) > 0):
-            if not keep.all():
-                double = ~keep
-                pair = double | np.roll(double, 1)
-                sample, rising = sample[~pair], rising[~pair]
-                break
-        inside = (sample >= 1) & (sample < self.n_samples)
-        return Edges(
-            stream=self.name,
-            sampling_rate_hz=self.nominal_hz,
-            n_samples=self.n_samples,
-            first_sample=self.first_sample,
-            lines=(self.line,),
-            sample=sample[inside],
-            line=np.zeros(inside.sum(), np.int16),
-            polarity=np.where(rising[inside], 1, -1).astype(np.int8),
-            sync="sync" if self.line == "sync" else None,
-        )
-
-
-@dataclass
-class Drifting(Recorder):
-    """A clock whose rate wanders: drift(true seconds) is what it gains, in seconds."""
-
-    drift: Callable = np.zeros_like
-
-    def counted(self, true_time):
-        return (true_time - self.zero_s) * (1 + self.ppm * 1e-6) + self.drift(true_time)
-
-    def true_time(self, sample):
-        counted = (self.first_sample + np.asarray(sample, dtype=np.longdouble)) / self.nominal_hz
-        time = self.zero_s + counted
-        for _ in range(5):  # the error shrinks 10000 times each
-            time = time + (counted - self.counted(time))
-        return time
-
-    def own_seconds(self, true_time):
-        return self.counted(true_time) - self.first_sample / self.nominal_hz
-
-    def record(self, toggles):
-        """As a steady clock records toggles of the times at which it counts as much."""
-        return super().record(self.zero_s + self.counted(np.sort(toggles)) / (1 + self.ppm * 1e-6))
-
-
-def sinusoid(ppm, period_s, phase=0.0):
-    """Drift of a rate that swings by ± ppm."""
-    turn = 2 * np.pi / period_s
-    return lambda t: ppm * 1e-6 / turn * np.sin(turn * t + phase)
-
-
-def warming_up(ppm, constant_s, start_s):
-    """Drift of a rate that falls by ppm, exponentially from start_s on."""
-    return lambda t: -ppm * 1e-6 * constant_s * np.exp(-np.maximum(t - start_s, -30) / constant_s)
-
-
-def wave(end_s, phase_s=0.0, period_s=1.0):
-    """(n, 2) true times of the rising and the falling edge of each pulse."""
-    rise = np.arange(-5, end_s + 5, period_s) + phase_s
-    return np.column_stack([rise, rise + period_s / 2])
-
-
-def largest_error(fit, probe, reference):
-    """Largest error of the fitted map over the probe's whole file, seconds."""
-    samples = np.linspace(0, probe.n_samples - 1, 2001).round()
-    truth = reference.own_seconds(probe.true_time(samples))
-    return float(np.abs(clock.to_reference_seconds(fit, samples) - truth).max())
-
-
-def pair(rng, duration_s, *, reference_hz=30000.0, start_jitter_s=0.02, before_s=600.0, ppm=100.0):
-    """A probe and a reference that record about the same stretch, after up to before_s of acquisition."""
-    begin = rng.uniform(1, before_s)
-    recorders = []
-    for name, hz in (("imec0.ap", 30000.0), ("nidq", reference_hz)):
-        zero = rng.uniform(-start_jitter_s, start_jitter_s) if name == "nidq" else 0.0
-        late = rng.uniform(0, 3)
-        recorders.append(
-            Recorder(
-                name=name,
-                nominal_hz=hz,
-                ppm=rng.uniform(-ppm, ppm),
-                zero_s=zero,
-                first_sample=int((begin + late) * hz),
-                n_samples=int((duration_s - late) * hz),
-                line="sync" if name == "imec0.ap" else "P0.0",
-            )
-        )
-    return recorders[0], recorders[1], begin + duration_s
-
-
-def damaged(rng, pulses, begin_s, end_s, lost, glitches):
-    """Toggles of a stream that lost some pulses of the wave and saw glitches (10 µs to 5 ms wide)."""
-    kept = np.delete(pulses, rng.choice(len(pulses), lost, replace=False), axis=0)
-    toggles = [kept.ravel()]
-    for _ in range(glitches):
-        at = rng.uniform(begin_s, end_s)
-        width = 10 ** rng.uniform(-5, np.log10(5e-3))
-        nearest = np.abs(kept.ravel() - at).min()
-        if nearest > 2 * width:
-            toggles.append(np.array([at, at + width]))
-    return np.concatenate(toggles)
 
 
 def fit_clock(probe, reference):
@@ -175,9 +59,10 @@ def session():
 def test_no_silent_error_in_random_sessions():
     """400 random sessions: the map is right to one sample everywhere in the file, or is refused.
 
-    "One sample" is of the slower stream. Counters start up to 0.02 s, or up to 0.6 s, apart (beyond 0.7 of
-    a period no periodic wave can tell). Up to 30 % of the pulses are lost on either stream, as many
-    glitches added. Sessions with few losses must not be refused at all.
+    "One sample" is the probe's. Counters start up to 0.02 s, or up to 0.6 s, apart (beyond 0.7 of a period no
+    periodic wave can tell). Up to 30 % of the pulses are lost on either stream, as many glitches added.
+    Sessions with few losses must not be refused at all, or, with a reference of 11.6 kHz, whose samples are
+    longer than what is allowed as error, seldom.
     """
     rng = np.random.default_rng(20)
     refused, errors = [], []
@@ -197,12 +82,13 @@ def test_no_silent_error_in_random_sessions():
         try:
             fit = fit_clock(*edges)
         except DataError:
-            refused.append((jitter, bad))
+            refused.append((jitter, bad, hz))
             continue
-        errors.append(largest_error(fit, probe, reference) * min(hz, 30000.0))
+        errors.append(largest_error(fit, probe, reference) * 30000)
     assert max(errors) < 1.0
     assert len(errors) > 270
-    assert not [r for r in refused if r[0] == 0.02 and r[1] <= 0.1]
+    sane = [hz for jitter, bad, hz in refused if jitter == 0.02 and bad <= 0.1]
+    assert len(sane) <= 8 and all(hz < 20000 for hz in sane)
 
 
 def test_lost_samples_are_right_or_refused():
@@ -351,12 +237,16 @@ def test_missing_first_sample_is_no_matter_with_a_wave_that_never_repeats(sessio
     assert largest_error(fit, probe, reference) < 20e-6
 
 
-def test_counts_that_contradict_the_pattern_are_refused(session):
+@pytest.mark.parametrize("counts_off_s", [3.0, -3.4, 25.0])
+def test_counts_that_contradict_the_pattern_give_way_to_it(session, caplog, counts_off_s):
     probe, reference, pulses = session
     coded = pulses[np.random.default_rng(5).random(len(pulses)) < 0.6].ravel()
     edges = probe.record(coded)
-    with pytest.raises(DataError, match="contradict"):
-        fit_clock(replace(edges, first_sample=edges.first_sample + 90000), reference.record(coded))
+    first_sample = edges.first_sample + int(counts_off_s * 30000)
+    fit = fit_clock(replace(edges, first_sample=first_sample), reference.record(coded))
+    assert largest_error(fit, probe, reference) < 20e-6
+    assert fit.settled_by == "pattern"
+    assert fit.counters_apart_s == pytest.approx(-counts_off_s, abs=0.02)
 
 
 @pytest.mark.parametrize("off", [0.4, 0.5, 0.6, -0.45])
@@ -466,14 +356,15 @@ def test_no_silent_error_in_random_sessions_with_drift():
         try:
             fit = fit_clock(*edges)
         except DataError:
-            refused.append((paused, bad))
+            refused.append((paused, bad, recorders[1].nominal_hz))
             continue
         bent += len(fit.knots) > 2
-        errors.append(largest_error(fit, *recorders) * min(recorders[1].nominal_hz, 30000.0))
+        errors.append(largest_error(fit, *recorders) * 30000)
     assert max(errors) < 1.0
     assert bent > 150
-    assert not [r for r in refused if not r[0] and r[1] <= 0.1]
-    assert len(refused) < 60
+    sane = [hz for paused, bad, hz in refused if not paused and bad <= 0.1]
+    assert len(sane) <= 12 and all(hz < 20000 for hz in sane)
+    assert len(refused) < 80
 
 
 def test_lost_samples_are_right_or_refused_where_clocks_drift():
@@ -584,29 +475,6 @@ def test_silent_missing_and_disjoint_lines_are_refused(session):
         fit_clock(replace(edges, first_sample=edges.first_sample + 30000 * 500), ref)
 
 
-def with_gaps(edges, recorder, gaps):
-    """The edges of a recording that paused between true times; its counter went on."""
-    own = np.array([recorder.own_seconds(np.array(gap)) for gap in gaps], float).reshape(-1, 2)
-    own = (own * recorder.nominal_hz).round().astype(np.int64)
-    kept = np.ones(len(edges.sample), bool)
-    for begin, end in own:
-        # The level of the first sample after a gap is no edge.
-        kept &= (edges.sample < begin) | (edges.sample > end)
-    return replace(
-        edges, sample=edges.sample[kept], line=edges.line[kept], polarity=edges.polarity[kept], gaps=own
-    )
-
-
-def largest_recorded_error(fit, probe, reference, gaps):
-    """As ``largest_error``, over what the probe recorded, up to the gaps' very ends."""
-    samples = np.linspace(0, probe.n_samples - 1, 4001).round()
-    for begin, end in gaps:
-        samples = samples[(samples < begin) | (samples >= end)]
-    samples = np.concatenate([samples, gaps[:, 0] - 1, gaps[:, 1]])
-    truth = reference.own_seconds(probe.true_time(samples))
-    return float(np.abs(clock.to_reference_seconds(fit, samples) - truth).max())
-
-
 @pytest.mark.parametrize("who", ["both", "probe", "reference"])
 @pytest.mark.parametrize("gap_s", [0.3, 3.7, 600.0])
 def test_a_gap_is_bridged(who, gap_s):
@@ -634,9 +502,11 @@ def test_a_gap_is_bridged(who, gap_s):
 def test_no_silent_error_in_random_sessions_with_gaps():
     """40 sessions whose rates wander, with one to three gaps of either stream or both: right, and not refused.
 
-    Only a pause of the reference alone for ten minutes is refused.
+    Only a pause of the reference alone, for a minute and a half or more, is refused; of sessions with a
+    reference of 11.6 kHz a few more, since one of its samples is longer than the error that is allowed.
     """
     rng = np.random.default_rng(25)
+    n_slow = 0
     for _ in range(40):
         duration = 10 ** rng.uniform(np.log10(60), np.log10(3600))
         end = 300 + duration
@@ -673,12 +543,14 @@ def test_no_silent_error_in_random_sessions_with_gaps():
         try:
             fit = fit_clock(*edges)
         except DataError as error:
-            assert who == 1 and max(b - a for a, b in gaps) > 500, error
-            assert "no edges match" in str(error)
+            slow = recorders[1].nominal_hz < 20000
+            assert slow or (who == 1 and max(b - a for a, b in gaps) >= 100), error
+            n_slow += slow
             continue
         error = largest_recorded_error(fit, *recorders, edges[0].gaps)
-        assert error * min(recorders[1].nominal_hz, 30000.0) < 1.0
+        assert error * 30000 < 1.0
         assert fit.n_unmatched == 0
+    assert n_slow <= 4
 
 
 def test_many_short_triggers(session):
@@ -867,8 +739,15 @@ def test_executable_writes_fit_and_pairs(session, tmp_path):
     fit = ClockFit.load(tmp_path / "sync" / "sync.json")
     assert (fit.probe, fit.stream, fit.reference) == ("probe00", "imec0.ap", "nidq")
     assert largest_error(fit, probe, reference) < 10e-6
-    pairs = np.load(tmp_path / "sync" / "imec0.ap.sync.npy")
-    assert pairs.shape == (fit.n_edges, 2)
+    assert (fit.settled_by, fit.repeats_s) == ("counters", pytest.approx(1.0, abs=1e-4))
+    assert largest_error(fit, probe, reference) < fit.bound_us * 1e-6 < 25e-6
+    assert (tmp_path / "sync" / "residuals.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    samples = np.array([-5, 0, 77, 1_799_999, 1_900_000])
+    points = np.load(tmp_path / "sync" / "ibl" / "_spikeglx_imec0.timestamps.npy")
+    told = interp1d(*points.T, fill_value="extrapolate")(samples)
+    np.testing.assert_allclose(told, clock.to_reference_seconds(fit, samples), rtol=0, atol=1e-10)
+    sync = tmp_path / "sync" / "ibl" / "_spikeglx_imec0.sync.npy"
+    np.testing.assert_allclose(sync_probes.apply_sync(sync, samples / 30000), told, rtol=0, atol=1e-10)
     assert set(json.loads((tmp_path / "versions.json").read_text())) >= {"numpy", "powerpixels", "python"}
 
 
@@ -896,8 +775,8 @@ def test_executable_with_the_probe_itself_as_reference_is_the_identity(session, 
     assert (fit.reference, fit.n_edges, fit.rms_us) == ("imec0.ap", len(edges.sample), 0.0)
     samples = np.array([0, 1, 1_799_999])
     np.testing.assert_array_equal(clock.to_reference_seconds(fit, samples), samples / 30000.0)
-    pairs = np.load(tmp_path / "sync" / "imec0.ap.sync.npy")
-    np.testing.assert_array_equal(pairs, np.repeat(edges.sample[:, None] / 30000.0, 2, axis=1))
+    points = np.load(tmp_path / "sync" / "ibl" / "_spikeglx_imec0.timestamps.npy")
+    np.testing.assert_allclose(points, [[0, 0], [1_799_999, 1_799_999 / 30000.0]], rtol=0, atol=1e-12)
 
 
 def test_executable_reports_a_refusal_and_edges_of_another_probe(session, tmp_path):
@@ -942,4 +821,9 @@ def test_executable_puts_a_daq_stream_on_the_reference(session, tmp_path):
     fit = ClockFit.load(tmp_path / "sync" / "sync.json")
     assert (fit.probe, fit.stream, fit.reference) == ("obx0", "obx0", "nidq")
     assert largest_error(fit, probe, reference) < 10e-6
-    assert np.load(tmp_path / "sync" / "obx0.sync.npy").shape == (fit.n_edges, 2)
+    assert np.load(tmp_path / "sync" / "ibl" / "_spikeglx_obx0.sync.npy").shape == (4, 2)
+    done = subprocess.run(
+        [*command, "--max-error-us", "3"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 65
+    assert re.search(r"uncertain by \d+ µs; expected below 3 µs", done.stderr.splitlines()[-1])

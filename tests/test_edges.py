@@ -9,10 +9,16 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import ibldsp.utils
 import numpy as np
 import pytest
+import spikeglx
+from ibllib.io.extractors import ephys_fpga
+from one.alf import spec
+from one.alf.io import load_object
 from powerpixels import edges, rawdata
 from powerpixels.documents import (
+    AnalogLine,
     DigitalLine,
     Piece,
     Probe,
@@ -25,6 +31,7 @@ from powerpixels.documents import (
 )
 from powerpixels.edges import Edges
 from powerpixels.stage import DataError
+from powerpixels.wiring import Wiring
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 SESSION = Session(
@@ -187,6 +194,120 @@ def test_a_constant_level_has_no_edges(tmp_path):
     path = write(tmp_path / "x.ap.bin", [np.full(50, -7)])
     found = edges.extract_edges(stream_of(path, 1, sync_column=0), tmp_path)
     assert found.lines == ("sync",) and len(found.sample) == 0
+
+
+def analog_wave(rng, n, period, high, rise=3, noise=200, artifacts=0):
+    """(samples of (n,) int16, [(sample, polarity)]) of a noisy square wave with slopes of some samples."""
+    ideal = np.zeros(n)
+    truth = []
+    for begin in range(period // 3, n - high - 20, period):
+        ideal[begin : begin + high] = 1
+        truth += [(begin, 1), (begin + high, -1)]
+    slope = np.convolve(ideal, np.ones(rise) / rise)[:n]
+    counts = 1000 + 12000 * slope + rng.normal(0, noise, n)
+    # Far from the edges, single samples of the recording's full range.
+    free = np.flatnonzero(np.abs(np.gradient(slope)) == 0)[:: max(1, n // (artifacts + 1))][1:]
+    counts[free] = rng.choice([-32768, 32767], len(free))
+    return counts.astype(np.int16), truth
+
+
+@pytest.mark.parametrize("chunk_bytes", [6000, 32 * 2**20])
+@pytest.mark.parametrize("high", [25, 2500])
+def test_analog_sync_line_of_a_nidq(tmp_path, monkeypatch, chunk_bytes, high):
+    """The header's analog sync line, noise at its threshold and artifacts; the digital lines still there."""
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", chunk_bytes)
+    rng = np.random.default_rng(2)
+    wave, truth = analog_wave(rng, 200_000, 5000, high, noise=400, artifacts=5)
+    words = random_words(rng, 200_000, 0.001) & 3
+    breathing = 3000 * np.sin(np.arange(200_000) / 900)
+    path = write(tmp_path / "x.nidq.bin", [breathing, wave, words])
+    analog = [AnalogLine(raw_column=c, name=f"AI{c}", gain_v=1e-4) for c in (0, 1)]
+    stream = stream_of(path, 3, "nidq", [(2, 0), (2, 1)], analog=analog, sync_column=1)
+    found = edges.extract_edges(stream, tmp_path)
+    assert (found.lines, found.sync) == (("P2.0", "P2.1", "AI1"), "AI1")
+    sample, polarity = found.of("AI1")
+    artifact = 2 * len(np.flatnonzero(np.abs(wave.astype(int)) > 32000))
+    kept = [
+        k for k in range(len(sample)) if np.abs(wave[sample[k] - 1 : sample[k] + 1].astype(int)).max() < 32000
+    ]
+    assert len(sample) - len(kept) <= artifact
+    assert polarity[kept].tolist() == [p for _, p in truth]
+    # Half way up a slope of three samples, to a sample of noise.
+    assert np.abs(sample[kept] - [s + 1 for s, _ in truth]).max() <= 1
+    expected = [(s, b, p) for s, b, p in unpacked_edges(words.astype(np.int16)) if b < 2]
+    digital = [e for e in as_list(found, {"P2.0": 0, "P2.1": 1, "AI1": 9}) if e[1] < 2]
+    assert digital == expected
+
+
+def test_analog_lines_are_levels_only_where_wired_so(tmp_path):
+    rng = np.random.default_rng(3)
+    wave, truth = analog_wave(rng, 50_000, 5000, 2500, rise=1, noise=100)
+    path = write(tmp_path / "x.nidq.bin", [wave, rng.normal(0, 3000, 50_000), np.zeros(50_000)])
+    analog = [AnalogLine(raw_column=c, name=f"AI{c}", gain_v=1e-4) for c in (0, 1)]
+    stream = stream_of(path, 3, "nidq", [(2, 0)], analog=analog)
+    assert edges.extract_edges(stream, tmp_path).lines == ("P2.0",)
+    wiring = Wiring(sync="AI0", digital={"P2.0": "lick"})
+    found = edges.extract_edges(stream, tmp_path, wiring.inputs("nidq").levels)
+    assert found.lines == ("P2.0", "AI0") and found.sync is None
+    assert list(zip(*(a.tolist() for a in found.of("AI0")), strict=True)) == truth
+
+
+def test_noise_has_no_two_levels(tmp_path, caplog):
+    rng = np.random.default_rng(4)
+    path = write(tmp_path / "x.nidq.bin", [rng.normal(0, 3000, 50_000), np.full(50_000, 7)])
+    analog = [AnalogLine(raw_column=c, name=f"AI{c}", gain_v=1e-4) for c in (0, 1)]
+    stream = stream_of(path, 2, "nidq", analog=analog)
+    found = edges.extract_edges(stream, tmp_path, ["AI0", "AI1"])
+    assert found.lines == ("AI0", "AI1") and len(found.sample) == 0
+    assert "line AI0 has no two levels" in caplog.text and "AI1 has" not in caplog.text
+
+
+def test_a_level_that_hesitates_or_crosses_a_gap(tmp_path, monkeypatch):
+    """Up to just above the middle and back is no edge; nor is what changed in a gap."""
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", 6)
+    level = edges.Level(0, 100)
+    values = np.array([0, 0, 55, 45, 55, 100, 100, 58, 48, 52, 90, 41, 0, 0], np.int16)
+    for step in (1, 3, 14):
+        level = edges.Level(0, 100)
+        found = []
+        for first in range(0, 14, step):
+            where, polarity = level.edges(values[first : first + step], first, first > 0)
+            found += list(zip(where.tolist(), polarity.tolist(), strict=True))
+        assert found == [(4, 1), (11, -1)] or found == [(2, 1), (11, -1)]
+    where, _ = level.edges(np.array([100, 100, 0], np.int16), 50, False)
+    assert where.tolist() == [52]
+
+
+@pytest.mark.parametrize("part", ["", "probe00"])
+def test_ibl_sync_files_are_those_of_ibllib(tmp_path, part):
+    """Read by ONE, and equal to what ibldsp extracts from the same words."""
+    rng = np.random.default_rng(6)
+    words = random_words(rng, 30_000, 0.01)
+    path = write(tmp_path / "x.ap.bin", [rng.integers(-99, 99, 30_000), words])
+    stream = stream_of(path, 2, sync_column=1, sync_bit=6)
+    found = edges.extract_edges(stream, tmp_path)
+    written = edges.write_ibl_sync(stream, found, tmp_path / "raw_ephys_data", part)
+    assert [spec.is_valid(file.name) for file in written] == [True] * 3
+    sync = load_object(tmp_path / "raw_ephys_data", "sync", namespace="spikeglx", short_keys=True)
+    assert sync.check_dimensions == 0
+    index, fronts = ibldsp.utils.fronts(spikeglx.split_sync(words), axis=0)
+    order = np.lexsort((index[1], index[0]))
+    np.testing.assert_array_equal(sync["times"], index[0][order] / 30000.0)
+    np.testing.assert_array_equal(sync["channels"], index[1][order])
+    np.testing.assert_array_equal(sync["polarities"], fronts[order])
+    own = ephys_fpga.get_sync_fronts(sync, 6)
+    np.testing.assert_array_equal(own["times"], found.of("sync")[0] / 30000.0)
+
+
+def test_ibl_channels_of_analog_lines_follow_the_words(tmp_path):
+    rng = np.random.default_rng(7)
+    wave, _ = analog_wave(rng, 50_000, 5000, 2500, rise=1, noise=100)
+    path = write(tmp_path / "x.nidq.bin", [np.zeros(50_000), wave, np.zeros(50_000)])
+    analog = [AnalogLine(raw_column=c, name=f"AI{c}", gain_v=1e-4) for c in (0, 1)]
+    stream = stream_of(path, 3, "nidq", [(2, 0)], analog=analog, sync_column=1)
+    found = edges.extract_edges(stream, tmp_path)
+    files = edges.write_ibl_sync(stream, found, tmp_path)
+    assert set(np.load(files[1])) == {17.0} and len(np.load(files[0])) == len(found.sample) > 10
 
 
 def test_obx_has_named_lines_and_its_sync_word(tmp_path):

@@ -94,13 +94,12 @@ def test_wired_lines(nidq, tmp_path):
         intervals = np.load(tmp_path / "out" / f"{name}.intervals.npy")
         np.testing.assert_array_equal(intervals, np.array(pulses) / RATE)
     assert not list((tmp_path / "out").glob("analog*"))
-    assert json.loads((tmp_path / "out" / "clock.json").read_text()) == {
-        "clock": "nidq",
-        "zero": "first sample of the file",
-        "unit": "s",
-        "sampling_rate_hz": RATE,
-        "first_sample": 68528,
-    }
+    clock = json.loads((tmp_path / "out" / "_powerpixels_clock.fit.json").read_text())
+    assert clock.pop("description").startswith("all times here are seconds on the clock of stream 'nidq'")
+    fit = ClockFit(**clock)
+    assert (fit.stream, fit.reference, fit.slope, fit.offset_s) == ("nidq", "nidq", 1.0, 0.0)
+    assert spec.is_valid("_powerpixels_clock.fit.json")
+    assert spec.is_valid("_powerpixels_events.summary.json")
 
 
 def test_default_wiring_publishes_active_lines_under_their_own_name(nidq, tmp_path):
@@ -113,7 +112,7 @@ def test_default_wiring_publishes_active_lines_under_their_own_name(nidq, tmp_pa
         for k in (1, 3, 4)
         for attribute in ("times", "polarities", "intervals")
     }
-    assert json.loads((tmp_path / "out" / "events.json").read_text())["digital"][0] == {
+    assert json.loads((tmp_path / "out" / "_powerpixels_events.summary.json").read_text())["digital"][0] == {
         "line": "P0.1",
         "object": "_nidq_port0line1",
         "wired": False,
@@ -145,6 +144,7 @@ def test_alf_names_and_loading(nidq, tmp_path):
     assert [name for name in names if not spec.is_valid(name)] == []
     analog = io.load_object(tmp_path / "out", "analog")
     assert set(analog) == {"breathing", "timestamps"} and analog.check_dimensions == 0
+    # As many intervals as pulses, not as edges: loaded, with a warning of ONE's.
     assert set(io.load_object(tmp_path / "out", "lick_left")) == {"times", "polarities", "intervals"}
     line = io.load_object(tmp_path / "out", "port0line3", namespace="nidq")
     np.testing.assert_array_equal(line["times"], np.array([700, 800, 900]) / RATE)
@@ -163,7 +163,10 @@ def test_absent_and_silent_inputs_are_warnings_that_name_them(nidq, tmp_path, ca
     assert any("AI7 (eye)" in m and "its inputs: AI0, AI2" in m for m in warnings)
     assert len(warnings) == 4
     assert [record.getMessage() for record in caplog.records] == warnings
-    assert json.loads((tmp_path / "out" / "events.json").read_text())["warnings"] == warnings
+    assert (
+        json.loads((tmp_path / "out" / "_powerpixels_events.summary.json").read_text())["warnings"]
+        == warnings
+    )
     assert not list((tmp_path / "out").glob("camera*")) and not list((tmp_path / "out").glob("*eye*"))
     assert np.load(tmp_path / "out" / "reward.times.npy").shape == (0,)
     assert np.load(tmp_path / "out" / "reward.intervals.npy").shape == (0, 2)
@@ -211,15 +214,53 @@ def test_another_stream_is_put_on_the_reference_clock_in_a_folder_of_its_own(nid
     )
     assert (out / "_obx0_port0line3.times.npy").exists() and not list(out.glob("wheel*"))
     assert [path.name for path in out.glob("*.npy") if not spec.is_valid(path.name)] == []
-    assert json.loads((out / "clock.json").read_text()) == {
-        "clock": "nidq",
-        "zero": "first sample of the file",
-        "unit": "s",
-        "recorded_on": "obx0",
-    }
-    assert json.loads((out / "events.json").read_text())["clock"] == "nidq"
+    told = json.loads((out / "_powerpixels_clock.fit.json").read_text())
+    assert "recorded on 'obx0'" in told.pop("description")
+    assert ClockFit(**told) == fit_of(stream)
+    assert json.loads((out / "_powerpixels_events.summary.json").read_text())["clock"] == "nidq"
     with pytest.raises(DataError, match="of stream obx0, expected nidq"):
         events.write_events(nidq[0], tmp_path / "raw", nidq[1], wiring, tmp_path / "out", fit_of(stream))
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**25, 9000])
+def test_decimated_analog_keeps_what_it_can_hold_and_its_times(nidq, tmp_path, monkeypatch, chunk_bytes):
+    """100 Hz come through, 900 Hz do not alias, and a sine's phase is that of the timestamps, across a gap."""
+    monkeypatch.setattr(rawdata, "CHUNK_BYTES", chunk_bytes)
+    stream, found, raw = nidq
+    seconds = np.arange(N) / RATE
+    raw[:, 0] = 8000 * np.sin(2 * np.pi * 100 * seconds) + 8000 * np.sin(2 * np.pi * 900 * seconds)
+    for name, rows in (("a.bin", raw[:14001]), ("b.bin", raw[20000:])):
+        rows.tofile(tmp_path / "raw" / name)
+    pieces = [
+        Piece(path="a.bin", first_row=0, n_samples=14001, first_sample=0),
+        Piece(path="b.bin", first_row=0, n_samples=N - 20000, first_sample=20000),
+    ]
+    files = [RawFile(path=piece.path, role="data", size_bytes=0) for piece in pieces]
+    update = {"files": files, "pieces": pieces, "n_samples": N - 5999, "first_sample": 0}
+    stream = stream.model_copy(update=update)
+    found = edges.extract_edges(stream, tmp_path / "raw")
+    wiring = Wiring(analog={"AI0": "pupil"}, analog_rate_hz=1000)
+    events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
+    kept = np.r_[0:14001:11, 20000:N:11]
+    times, volts = (np.load(tmp_path / "out" / f"analog.{a}.npy") for a in ("timestamps", "pupil"))
+    np.testing.assert_array_equal(times, kept / RATE)
+    expected = 8000 * GAIN * np.sin(2 * np.pi * 100 * times)
+    inner = np.abs(kept[:, None] - [0, 14001, 20000, N]).min(axis=1) > 100
+    assert inner.sum() > 2900
+    assert np.abs(volts - expected)[inner].max() < 2e-3 * 8000 * GAIN
+    summary = json.loads((tmp_path / "out" / "_powerpixels_events.summary.json").read_text())
+    assert summary["analog"][0]["sampling_rate_hz"] == pytest.approx(RATE / 11)
+    assert io.load_object(tmp_path / "out", "analog").check_dimensions == 0
+
+
+def test_a_rate_above_the_recorded_one_is_a_warning(nidq, tmp_path):
+    stream, found, raw = nidq
+    wiring = Wiring(analog={"AI0": "pupil"}, analog_rate_hz=30000)
+    warnings = events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
+    assert len(warnings) == 1 and "asks for 30000 Hz, the inputs were recorded at 11574.1 Hz" in warnings[0]
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out" / "analog.pupil.npy"), raw[:, 0] * np.float32(GAIN)
+    )
 
 
 def test_gaps_keep_their_time(nidq, tmp_path):
@@ -305,7 +346,7 @@ def test_executable(nidq, tmp_path):
     fit_of(stream).save(tmp_path / "sync.json")
     done = subprocess.run([*command, "--sync", "sync.json"], cwd=tmp_path, timeout=60)
     assert done.returncode == 0
-    assert np.load(tmp_path / "out" / "nidq" / "lick.times.npy")[0] > 1.5
+    assert np.load(tmp_path / "out" / "lick.times.npy")[0] > 1.5
     (tmp_path / "wiring.json").write_text("[]")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 65 and done.stderr.splitlines()[-1].startswith("ERROR: wiring.json: expected")

@@ -23,8 +23,9 @@ def test_inputs_of_each_stream(tmp_path):
     path = tmp_path / "wiring.json"
     path.write_text('{"digital": {"P0.1": "lick"}, "streams": {"obx0": {"digital": {"P0.1": "lick"}}}}')
     wiring = load_wiring(path)
-    assert wiring.inputs("nidq") == Inputs(digital={"P0.1": "lick"})
+    assert wiring.inputs("nidq") == Inputs(sync="P0.0", digital={"P0.1": "lick"})
     assert wiring.inputs("obx0") == Inputs(digital={"P0.1": "lick"})
+    assert wiring.inputs("nidq").levels == {"P0.0", "P0.1"} and wiring.inputs("obx0").levels == {"P0.1"}
     assert wiring.inputs("nidq1") == Inputs()
 
 
@@ -39,7 +40,9 @@ def test_inputs_of_each_stream(tmp_path):
         ('{"digital": {"P0.1": "lick", "P0.2": "lick"}}', "'lick' names more than one"),
         ('{"digital": {"P0.1": "analog"}}', "'analog' is taken"),
         ('{"analog": {"AI0": "timestamps"}}', "'timestamps' is taken"),
-        ('{"streams": {"obx0": {"sync": "P0.1"}}}', r"streams.obx0.sync"),
+        ('{"streams": {"obx0": {"snyc": "P0.1"}}}', r"streams.obx0.snyc"),
+        ('{"analog_rate_hz": 0}', "analog_rate_hz .*greater than 0"),
+        ('{"streams": {"obx0": {"analog_rate_hz": "fast"}}}', r"streams.obx0.analog_rate_hz"),
         ('{"streams": {"obx0": {"digital": {"P0.1": "a b"}}}}', "'a b' cannot be part"),
         ('{"streams": {"nidq": {}}}', "names nidq"),
     ],

@@ -14,7 +14,7 @@ from powerpixels.stage import EXIT_DATA_ERROR, DataError
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand; exits with 65 and one message where the input is at fault."""
-    from powerpixels import prepare, samplesheet, simulate
+    from powerpixels import histology, lines, prepare, samplesheet, simulate
 
     parser = argparse.ArgumentParser(prog="powerpixels", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     inspected.set_defaults(run=inspect)
     for name, module, summary in (
         ("samplesheet", samplesheet, "find the recordings in data trees and write their samplesheet"),
+        ("wiring", lines, "say what each line of a session's streams carries"),
         ("prepare", prepare, "make the day's empty session folders"),
+        ("histology", histology, "turn a histology tool's tracings into xyz_picks.json"),
         ("simulate", simulate, "write a session as SpikeGLX does, with everything about it known"),
     ):
         command = commands.add_parser(name, help=summary)

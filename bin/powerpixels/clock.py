@@ -20,21 +20,28 @@ clock. Edges that the other stream saw in a gap have no partner and are not look
 and no edges match for more than SEGMENT_S, each stretch between such pauses gets segments (and a knot at its
 ends) of its own, or, where it is too short for one, a single knot.
 
+Waves at irregular times (barcodes, random intervals) need no period and no counters: steps 1 to 3 are
+replaced by the one shift at which so many more edges of both coincide than at any other that chance can't
+explain it, found from the differences of all edges' times. Counters that started minutes apart are then no
+matter. Of a regular wave, the pattern of pulses that were not sent may tell as well, where the counters
+can't. What told is kept (``ClockFit.settled_by``), with the period by multiples of which a regular wave would
+look the same.
+
 Bounds. Drift is slow, a loss of samples is sudden: the clocks' rates must agree within MAX_PPM, and change
-against each other by less than MAX_PPM_PER_MINUTE from segment to segment and MAX_WANDER_PPM in all. The
-residuals' means over LOCAL_S must be below MAX_LOCAL_SAMPLES, their medians over FEW_S below MAX_FEW_SAMPLES.
-Where there are no edges (pauses of the wave, the ends of the file) the rate may change by MAX_PPM_PER_MINUTE,
-and the error that follows must be below one sample wherever the probe recorded: a pause of two minutes, or
-somewhat less than one at the ends; a gap of the probe itself may be of any length. What exceeds a bound is
-refused with a ``DataError``, since the map could be off by more than one sample of the slower stream (two
-for a loss of two or three samples, which hides in the quantisation of the edges beside it).
+against each other by less than MAX_PPM_PER_MINUTE from segment to segment and MAX_WANDER_PPM in all, but for
+what quantisation does to the rates. The residuals' means over LOCAL_S must be below MAX_LOCAL_SAMPLES, their
+medians over FEW_S below MAX_FEW_SAMPLES. The map's error at any time of the file is bounded (``_bound``): by
+quantisation between edges, and by how the rate may change where there are none, in pauses of the wave and at
+the file's ends; a gap of the probe itself may be of any length. A bound above MAX_ERROR_US (or what the user
+allows) is refused with a ``DataError``, as is what exceeds the others.
 
-Where the wave and both clocks keep step within about 1 ppm, the edges fall on one fraction of a sample for
-minutes, quantisation does not average out, and the error may exceed one sample by some tenths.
+A loss of two or three samples may hide in the quantisation of the edges beside it. Where the wave and both
+clocks keep step within about 1 ppm, the edges fall on one fraction of a sample for minutes, quantisation does
+not average out, and the error may exceed one sample by some tenths.
 
-What the fit cannot see, because the wave repeats itself: counters that started more than 0.7 periods apart,
-and a loss of samples that lasts a whole number of periods; and, for want of edges, a loss in the first or
-last two periods of the time both record.
+What the fit cannot see, because a regular wave repeats itself: counters that started more than 0.7 periods
+apart, and a loss of samples that lasts a whole number of periods; and, for want of edges, a loss in the first
+or last two periods of the time both record.
 
 An edge is seen at the first sample after it, on average half a sample late. The fit takes half a sample off
 both sides, so that streams of different rates (30 kHz and a slower NIDQ) are not skewed by it.
@@ -43,6 +50,7 @@ both sides, so that streams of different rates (30 kHz and a slower NIDQ) are no
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,6 +98,30 @@ SHIFTED_SPREAD_S = 1e-3
 PATTERN_EDGES = 24
 PATTERN_RATIO = 0.1
 PATTERN_PERIODS = 600
+SCREENED_EDGES = 400
+# A wave is regular where this part of the time, and of the pulses, lies in intervals of a few periods.
+REGULAR_PART = 0.3
+REGULAR_PERIODS = 5
+# Irregular waves: stretches of so many edges vote for shifts, as far as so many differences of times can be
+# looked at; so many shifts of a stretch, and of all, are followed.
+VOTING_EDGES = 40
+VOTING_STRETCHES = 12
+VOTED_SHIFTS = 4
+MAX_DIFFERENCES = 4_000_000
+MAX_CANDIDATES = 12
+MAX_TRACK_S = 5e-3
+MAX_START_S = 1.0
+SHIFTED_GROUP = 30
+SHIFTED_REACH_S = 60.0
+# What the bound on the map's error must not exceed. A wave that is locked to a stream's own sampling, as
+# where the NIDQ makes it, leaves half a sample of either stream open, 33 µs at 30 kHz. The bound is cautious:
+# kept below 50 µs, errors stayed below a sample of 30 kHz in thousands of simulated sessions.
+MAX_ERROR_US = 50.0
+# Shorter times without edges bend a clock by less than a µs.
+PAUSE_S = 20.0
+# From so many seconds of edges on, a steady clock is taken to change its rate by no more than this.
+MEASURED_S = 600.0
+LEAST_PPM_PER_MINUTE = 0.3
 
 CROOKED = (
     "; no slow drift maps the one clock to the other: samples were lost, or the clocks drift unevenly; look"
@@ -107,6 +139,34 @@ class _Wave:
     t: np.ndarray
     rising: np.ndarray
     gaps: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+
+
+@dataclass(frozen=True)
+class _Rhythm:
+    """What is known of a sync wave before its edges are matched (all in seconds).
+
+    period: between pulses, None where they come at irregular times. tick: one sample of the slower stream.
+    track: how near to the predicted time an edge is looked for; slack: how much earlier or later the time
+    that both waves cover may begin or end; width: of a stretch that holds enough edges to begin with.
+    """
+
+    period: float | None
+    tick: float
+    track: float
+    slack: float
+    width: float
+
+    @classmethod
+    def of(cls, wave_p: _Wave, wave_r: _Wave, tick: float, names: str) -> _Rhythm:
+        """Of two waves that may be one; ``DataError`` where both are regular with different periods."""
+        if any(_is_regular(wave) for wave in (wave_p, wave_r)):
+            period = _common_period(wave_p, wave_r, names, tick)
+            return cls(period, tick, TRACK_PERIODS * period, period / 4, SEED_PERIODS * period)
+        intervals = np.concatenate([_intervals(wave) for wave in (wave_p, wave_r)])
+        brief = float(np.quantile(intervals, 0.1))
+        track = float(np.clip(brief / 10, 2 * MATCH_SAMPLES * tick, MAX_TRACK_S))
+        span = min(np.ptp(wave.t) / len(wave.t) for wave in (wave_p, wave_r))
+        return cls(None, tick, track, 4 * track, VOTING_EDGES * span)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +237,7 @@ def identity_fit(edges: Edges, probe: str) -> ClockFit:
         first_edge_s=0.0,
         last_edge_s=end,
         knots=[(0.0, 0.0), (end, end)],
+        bound_us=0.0,
     )
 
 
@@ -187,14 +248,15 @@ def fit_clock(
     probe: str,
     line: str = SYNC_LINE,
     reference_line: str = SYNC_LINE,
+    max_error_us: float = MAX_ERROR_US,
 ) -> ClockFit:
     """Fit the probe's clock to the reference's, as few straight segments as will do, from their sync lines.
 
     probe: name of the probe, or of the DAQ stream, whose edges probe_edges are. line, reference_line: the
     line of each with the sync wave. The reference's time zero is its first sample. Residuals are those of the
     matched edges. n_unmatched counts the edges of either stream, in the time both cover, that have no
-    partner. Raises ``DataError`` wherever the result could be wrong by more than one sample (of the slower
-    stream); the module's docstring says what it cannot notice.
+    partner. max_error_us: how large the error may be at any time of the file. Raises ``DataError`` wherever
+    it could be larger; the module's docstring says what it cannot notice.
     """
     names = f"{probe_edges.stream} ({line}) and {reference_edges.stream} ({reference_line})"
     fs_probe, fs_reference = probe_edges.sampling_rate_hz, reference_edges.sampling_rate_hz
@@ -204,11 +266,11 @@ def fit_clock(
     start_reference = reference_edges.first_sample / fs_reference if counted else 0.0
     wave_p = _wave(probe_edges, line, start_probe)
     wave_r = _wave(reference_edges, reference_line, start_reference)
-    period = _common_period(wave_p, wave_r, names, tick)
+    rhythm = _Rhythm.of(wave_p, wave_r, tick, names)
 
-    i, j = _pair(wave_p, wave_r, period, tick, names, counted)
+    i, j, settled_by = _pair(wave_p, wave_r, rhythm, names, counted)
     close = MAX_BEND_SAMPLES / max(fs_probe, fs_reference)
-    fitted, i, j = _fewest_segments(wave_p, wave_r, i, j, period, tick, close, start_probe, names)
+    fitted, i, j = _fewest_segments(wave_p, wave_r, i, j, rhythm, close, start_probe, names)
     straight = _fit(wave_p, wave_r, i, j)
     rate = float(straight.slopes[0])
     if abs(rate) > MAX_PPM * 1e-6:
@@ -218,10 +280,11 @@ def fit_clock(
         )
     residual = _residual(wave_p, wave_r, fitted, i, j)
     rms = _rms(residual)
-    _check_drift(fitted, names)
-    _check_reach(wave_p.t[i], fitted, rms, probe_edges, fs_reference, start_probe, tick, names)
+    _check_drift(fitted, wave_p.t[i], rms, 0.5 / fs_probe + 0.5 / fs_reference, names)
+    limit = max_error_us * 1e-6
+    bound = _bound(wave_p.t[i], residual, fitted, probe_edges, fs_reference, start_probe, limit, names)
 
-    shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
+    shared_p, shared_r = _shared(wave_p, wave_r, fitted, rhythm)
     shared_p[i] = shared_r[j] = False
     n_unmatched = int(shared_p.sum() + shared_r.sum())
     if n_unmatched:
@@ -244,14 +307,19 @@ def fit_clock(
         first_edge_s=float(matched_s[0]),
         last_edge_s=float(matched_s[-1]),
         knots=list(zip(own.tolist(), reference.tolist(), strict=True)),
+        bound_us=bound * 1e6,
+        settled_by=settled_by,
+        repeats_s=rhythm.period,
+        counters_apart_s=float(straight.delta(0.0)) if counted else None,
     )
     log.info(
-        "%s: %d edges, %+.2f ppm, %d segments, rms %.1f µs",
+        "%s: %d edges, %+.2f ppm, %d segments, rms %.1f µs, error below %.1f µs",
         names,
         fit.n_edges,
         rate * 1e6,
         len(fitted.slopes),
         fit.rms_us,
+        fit.bound_us,
     )
     return fit
 
@@ -281,31 +349,21 @@ def own_pairs(edges: Edges) -> np.ndarray:
     return np.repeat(samples[:, None] / edges.sampling_rate_hz, 2, axis=1)
 
 
-def sync_lines(edges: Edges, reference_edges: Edges, wired: str) -> tuple[str, str]:
+def sync_lines(
+    edges: Edges, reference_edges: Edges, wired: str | None, own_wired: str | None = None
+) -> tuple[str, str]:
     """The lines with the sync wave: of a stream that is to be fitted, and of the reference.
 
-    wired: the wiring file's name for the reference's line. It is taken where the reference has it, unless it
-    is silent and the recording's metadata name another; then the metadata's (``Edges.sync``); and the
-    metadata's for the other stream. Where they name none, all lines of a stream are tried, and the one pair
-    is taken whose waves repeat alike; of more than one, the one that can be fitted (of copies of the wave on
-    the other stream, the first). Raises ``DataError`` with a list of all lines, their edges and periods,
-    where that leaves no line of the reference or more than one, or where its named line is silent.
+    wired, own_wired: the wiring file's name for the reference's and for the other stream's line, None where
+    it has none. It is taken where the stream has that line, unless it is silent and the recording's metadata
+    name another; then the metadata's (``Edges.sync``). Where they name none, all lines of a stream are tried,
+    and the one pair is taken whose waves repeat alike; of more than one, the one that can be fitted (of
+    copies of the wave on the other stream, the first). Raises ``DataError`` with a list of all lines, their
+    edges and periods, where that leaves no line of the reference or more than one, or where its named line
+    is silent.
     """
-    stated = wired if wired in reference_edges.lines else reference_edges.sync
-    if stated == wired and reference_edges.sync is not None and len(reference_edges.of(wired)[0]) < MIN_EDGES:
-        stated = reference_edges.sync
-    if stated != wired:
-        why = "is silent" if wired in reference_edges.lines else "is no line"
-        instead = stated or "the line that fits"
-        message = "the wiring has the sync wave on %s, which %s in %s; %s is taken instead"
-        log.log(
-            logging.WARNING if why == "is silent" else logging.INFO,
-            message,
-            wired,
-            why,
-            reference_edges.stream,
-            instead,
-        )
+    stated = _stated_line(reference_edges, wired)
+    own_stated = _stated_line(edges, own_wired)
     if stated is not None and len(reference_edges.of(stated)[0]) < MIN_EDGES:
         raise DataError(
             f"stream {reference_edges.stream}: line {stated} was expected to carry the sync wave, found"
@@ -314,10 +372,10 @@ def sync_lines(edges: Edges, reference_edges: Edges, wired: str) -> tuple[str, s
         )
     own, reference = (
         [line] if line is not None else list(e.lines)
-        for line, e in ((edges.sync, edges), (stated, reference_edges))
+        for line, e in ((own_stated, edges), (stated, reference_edges))
     )
     pairs = [(a, b) for a in own for b in reference]
-    if edges.sync is not None and stated is not None:
+    if own_stated is not None and stated is not None:
         return pairs[0]
     alike = [(a, b) for a, b in pairs if _may_be_one_wave(edges, a, reference_edges, b)]
     if len(alike) == 1:
@@ -342,12 +400,43 @@ def sync_lines(edges: Edges, reference_edges: Edges, wired: str) -> tuple[str, s
     return fitting[0]
 
 
+def _stated_line(edges: Edges, wired: str | None) -> str | None:
+    """The line that the wiring, or else the recording's metadata, name for a stream's sync wave."""
+    there = wired in edges.lines
+    if wired is None or (there and (edges.sync is None or len(edges.of(wired)[0]) >= MIN_EDGES)):
+        return edges.sync if wired is None else wired
+    if wired != edges.sync:
+        log.log(
+            logging.WARNING if there else logging.INFO,
+            "the wiring has the sync wave on %s, which %s in %s; %s is taken instead",
+            wired,
+            "is silent" if there else "is no line",
+            edges.stream,
+            edges.sync or "the line that fits",
+        )
+    return edges.sync
+
+
 def _may_be_one_wave(a: Edges, line_a: str, b: Edges, line_b: str) -> bool:
-    """Whether two lines have enough edges, and a period in common."""
+    """Whether two lines have enough edges, and a period in common, or neither has one."""
     if min(len(a.of(line_a)[0]), len(b.of(line_b)[0])) < MIN_EDGES:
         return False
     tick = 1 / min(a.sampling_rate_hz, b.sampling_rate_hz)
-    return _alike(_period(_wave(a, line_a, 0.0)), _period(_wave(b, line_b, 0.0)), tick)
+    waves = _wave(a, line_a, 0.0), _wave(b, line_b, 0.0)
+    if not any(_is_regular(wave) for wave in waves):
+        return True
+    return _alike(*(_period(wave) for wave in waves), tick)
+
+
+def pulse_rate(edges: Edges, line: str) -> tuple[float, bool] | None:
+    """The most frequent time between pulses of a line (s), and whether they come at that rate throughout.
+
+    None where it has fewer than MIN_EDGES edges.
+    """
+    if len(edges.of(line)[0]) < MIN_EDGES:
+        return None
+    wave = _wave(edges, line, 0.0)
+    return _period(wave), _is_regular(wave)
 
 
 def _describe_lines(edges: Edges) -> str:
@@ -355,9 +444,12 @@ def _describe_lines(edges: Edges) -> str:
     told = []
     for line in edges.lines:
         n = len(edges.of(line)[0])
-        period = f", one pulse every {_period(_wave(edges, line, 0.0)):.4g} s" if n >= MIN_EDGES else ""
-        told.append(f"{line} ({n} edges{period})")
+        told.append(f"{line} ({n} edges{_how_often(_wave(edges, line, 0.0)) if n >= MIN_EDGES else ''})")
     return f"Lines of {edges.stream}: {', '.join(told) or 'none'}"
+
+
+def _how_often(wave: _Wave) -> str:
+    return f", one pulse every {_period(wave):.4g} s" if _is_regular(wave) else ", at irregular times"
 
 
 def _wave(edges: Edges, line: str, start: float) -> _Wave:
@@ -402,10 +494,30 @@ def _period(wave: _Wave) -> float:
 
     Glitches and lost pulses make other intervals, but rarely the same one.
     """
-    intervals = np.sort(np.concatenate([np.diff(wave.t[wave.rising]), np.diff(wave.t[~wave.rising])]))
+    intervals = np.sort(_intervals(wave))
     low, high = np.searchsorted(intervals, 0.995 * intervals), np.searchsorted(intervals, 1.005 * intervals)
     most = np.argmax(high - low)
     return float(np.median(intervals[low[most] : high[most]]))
+
+
+def _intervals(wave: _Wave) -> np.ndarray:
+    """Seconds between successive edges of one polarity, those of both."""
+    return np.concatenate([np.diff(wave.t[wave.rising]), np.diff(wave.t[~wave.rising])])
+
+
+def _is_regular(wave: _Wave) -> bool:
+    """Whether the wave's pulses come at one rate: at least REGULAR_PART of them, for as much of the time.
+
+    That is, in intervals of one to REGULAR_PERIODS periods, so that some pulses may be lost.
+    """
+    period = _period(wave)
+    intervals = _intervals(wave)
+    count = np.round(intervals / period)
+    even = (count >= 1) & (count <= REGULAR_PERIODS) & (np.abs(intervals - count * period) <= 0.01 * period)
+    recorded = np.ptp(wave.t) - np.clip(np.diff(wave.gaps, axis=1), 0, None).sum()
+    # Rises and falls each cover the time.
+    covered = intervals[even].sum() / 2
+    return bool(covered >= REGULAR_PART * recorded and even.mean() >= REGULAR_PART)
 
 
 def _nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -437,28 +549,32 @@ def _match(wave_p: _Wave, wave_r: _Wave, fitted: _Map, tolerance: float) -> tupl
     return i[order], j[order]
 
 
-def _off_by(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> np.ndarray:
+def _off_by(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float | None) -> np.ndarray:
     """(n,) seconds from the map to the nearest reference edge of the same polarity, for the probe's edges.
 
     Modulo the period, within ± half of it, so that a lost edge's neighbour tells the same; NaN where it lies
-    more than one and a half periods away, so that the error of the period does not add up.
+    more than one and a half periods away, so that the error of the period does not add up. As they are where
+    there is no period.
     """
     predicted = wave_p.t + fitted.delta(wave_p.t)
     off = np.empty(len(predicted))
     for rising in (True, False):
         p, r = wave_p.rising == rising, wave_r.t[wave_r.rising == rising]
         off[p] = r[_nearest(predicted[p], r)] - predicted[p]
+    if period is None:
+        return off
     off[np.abs(off) > 1.5 * period] = np.nan
     return off - period * np.round(off / period)
 
 
-def _seed(wave_p: _Wave, wave_r: _Wave, period: float, names: str) -> _Map:
+def _seed(wave_p: _Wave, wave_r: _Wave, rhythm: _Rhythm, names: str) -> _Map:
     """A first line from the stretch of SEED_PERIODS where the waves agree best, modulo the period.
 
     Agreement: the number of probe edges whose offset to the nearest reference edge (folded to ± half a
     period) lies within the drift allowed across the stretch of the others'. The slope is the median of
     the slopes between all pairs of them (Theil–Sen).
     """
+    period, width = rhythm.period, rhythm.width
     unmoved = _Map(np.array([0.0, 1.0]), np.zeros(2))
     inside = (wave_p.t > wave_r.t[0] - period) & (wave_p.t < wave_r.t[-1] + period)
     delta = _off_by(wave_p, wave_r, unmoved, period)
@@ -471,7 +587,6 @@ def _seed(wave_p: _Wave, wave_r: _Wave, period: float, names: str) -> _Map:
             f" {wave_r.t[-1]:.1f} s: at least {MIN_EDGES} edges must lie in both; check that the files are of"
             " one recording"
         )
-    width = SEED_PERIODS * period
     spread = SEED_PPM * 1e-6 * width
     centres = np.linspace(t[0], t[-1], int(np.clip(2 * (t[-1] - t[0]) / width, 1, 200)) + 2)[1:-1]
     best: tuple[np.ndarray, np.ndarray, float] | None = None
@@ -506,26 +621,162 @@ def _seed(wave_p: _Wave, wave_r: _Wave, period: float, names: str) -> _Map:
 
 
 def _pair(
-    wave_p: _Wave, wave_r: _Wave, period: float, tick: float, names: str, counted: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of edges (indices into each wave) along the whole recording, few of them wrong."""
-    seed = _seed(wave_p, wave_r, period, names)
-    i, j = _track(wave_p, wave_r, seed, period, tick)
+    wave_p: _Wave, wave_r: _Wave, rhythm: _Rhythm, names: str, counted: bool
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Pairs of edges (indices into each wave) along the whole recording, few of them wrong.
+
+    And what settled which of several shifts holds: "counters", or the wave's "pattern".
+    """
+    if rhythm.period is None:
+        return _pair_irregular(wave_p, wave_r, rhythm, names, counted)
+    seed = _seed(wave_p, wave_r, rhythm, names)
+    i, j = _track(wave_p, wave_r, seed, rhythm)
     if len(i) < MIN_EDGES:
         raise DataError(
             f"{names}: only {len(i)} edges of the sync waves match, expected at least {MIN_EDGES}; the lines"
             " do not carry the same wave; check the cabling"
         )
-    periods = _choose_period(wave_p, wave_r, i, j, period, tick, names, counted)
+    periods, doubt = _choose_period(wave_p, wave_r, i, j, rhythm, counted)
     if periods:
-        i, j = _track(wave_p, wave_r, seed.moved(-periods * period), period, tick)
-    _check_pattern(wave_p, wave_r, i, j, period, names, counted)
-    return i, j
+        i, j = _track(wave_p, wave_r, seed.moved(-periods * rhythm.period), rhythm)
+    try:
+        shift = _pattern_shift(wave_p, wave_r, i, j, rhythm, names, doubt)
+    except DataError:
+        if doubt is None:
+            raise
+        # Pulses that do not come quite at one rate may tell by their intervals.
+        try:
+            return _pair_irregular(wave_p, wave_r, rhythm, names, counted=False)
+        except DataError as error:
+            log.info("%s", error)
+        raise
+    if shift:
+        i, j = _track(wave_p, wave_r, seed.moved((shift - periods) * rhythm.period), rhythm)
+    return i, j, "counters" if shift is None else "pattern"
 
 
-def _track(
-    wave_p: _Wave, wave_r: _Wave, seed: _Map, period: float, tick: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _pair_irregular(
+    wave_p: _Wave, wave_r: _Wave, rhythm: _Rhythm, names: str, counted: bool
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """As ``_pair``, of a wave without a period: the shift at which the edges of both coincide.
+
+    Every shift at which some stretch of the probe's edges coincides with the reference's is followed along
+    the recording. Taken is the one that has so many more pairs than any other that chance can't explain it;
+    where there is none, of those that none surpasses the one by which the counters started together.
+    """
+    candidates = []
+    for seed in _votes(wave_p, wave_r, rhythm):
+        i, j = _track(wave_p, wave_r, seed, rhythm)
+        if len(i) < MIN_EDGES:
+            continue
+        fitted = _fit(wave_p, wave_r, i, j, _most_segments(wave_p, i))
+        near = np.abs(_residual(wave_p, wave_r, fitted, i, j)) <= MATCH_SAMPLES * rhythm.tick
+        if near.sum() >= MIN_EDGES:
+            shared = _shared(wave_p, wave_r, fitted, rhythm)
+            missed = min(int(mask.sum()) for mask in shared) - int(near.sum())
+            start = float(_fit(wave_p, wave_r, i[near], j[near]).delta(0.0))
+            candidates.append((int(near.sum()), max(0, missed), start, i[near], j[near]))
+    if not candidates:
+        raise DataError(
+            f"{names}: the pulses come at irregular times, and no stretch of {rhythm.width:.0f} s of the one"
+            " line agrees with any of the other; check that both lines carry the same wave and that the files"
+            " are of one recording"
+        )
+    candidates.sort(key=lambda candidate: -candidate[0])
+    best = candidates[0]
+    # Two seeds of one shift lead to the same pairs.
+    candidates += _own_repeats(wave_p, wave_r, best, rhythm)
+    rivals = [other for other in candidates if not _same(other, best) and not _surpasses(best, other)]
+    if not rivals:
+        if counted and abs(best[2]) > MAX_START_S:
+            log.warning(
+                "%s: by the pattern of pulses the counters of samples started %.3f s apart", names, best[2]
+            )
+        return *best[3:], "pattern"
+    apart = min(abs(rival[2] - best[2]) for rival in rivals)
+    nearest = min([best, *rivals], key=lambda candidate: abs(candidate[2]))
+    if not counted or abs(nearest[2]) > MAX_START_PERIODS * apart:
+        known = "the streams' counts of samples do not tell" if counted else "firstSample is missing"
+        raise DataError(
+            f"{names}: the pattern of pulses fits at {len(rivals) + 1} shifts about as well, {apart:.3f} s"
+            f" and more apart, and {known} which one holds; restore firstSample in the metadata from the"
+            " original recording, or record a longer wave"
+        )
+    return *nearest[3:], "counters"
+
+
+def _own_repeats(wave_p: _Wave, wave_r: _Wave, best: tuple, rhythm: _Rhythm) -> list[tuple]:
+    """Candidates that differ from the best by shifts at which the reference's wave looks like itself."""
+    _, missed, start, i, j = best
+    fitted = _fit(wave_p, wave_r, i, j, _most_segments(wave_p, i))
+    repeats = []
+    for shift in {seed.deltas[0] for seed in _votes(wave_r, wave_r, rhythm)}:
+        if abs(shift) > 10 * rhythm.track:
+            pairs = _match(wave_p, wave_r, fitted.moved(shift), rhythm.track)
+            repeats.append((len(pairs[0]), missed, start + shift, *pairs))
+    return repeats
+
+
+def _same(a: tuple, b: tuple) -> bool:
+    """Whether two candidates pair most of their common edges alike."""
+    _, at_a, at_b = np.intersect1d(a[3], b[3], return_indices=True)
+    return len(at_a) > 0 and bool(np.mean(a[4][at_a] == b[4][at_b]) > 0.5)
+
+
+def _surpasses(best: tuple, other: tuple) -> bool:
+    """Whether chance can't explain that one shift has that many more pairs than another.
+
+    PATTERN_EDGES more, and four standard deviations of the number of edges that either misses.
+    """
+    return best[0] - other[0] >= PATTERN_EDGES + 4 * np.sqrt(best[1] + other[1])
+
+
+def _votes(wave_p: _Wave, wave_r: _Wave, rhythm: _Rhythm) -> list[_Map]:
+    """Shifts at which some stretch of the probe's edges coincides with the reference's, as first lines.
+
+    Of VOTING_STRETCHES stretches of VOTING_EDGES edges, in which drift moves an edge by less than a quarter
+    of the briefest intervals. In each, the shifts that most of its edges have in common with some edge of
+    the reference, up to VOTED_SHIFTS of them.
+    """
+    by_polarity = [wave_r.t[wave_r.rising == rising] for rising in (False, True)]
+    n_edges = int(np.clip(MAX_DIFFERENCES / len(wave_r.t), 2 * MIN_EDGES, VOTING_EDGES))
+    longest = 10 * rhythm.track / 4 / (MAX_PPM * 1e-6)
+    seeds: list[tuple[int, float, float]] = []
+    starts = np.linspace(0, max(0, len(wave_p.t) - n_edges), VOTING_STRETCHES).astype(int)
+    for start in np.unique(starts):
+        stop = min(start + n_edges, int(np.searchsorted(wave_p.t, wave_p.t[start] + longest)))
+        if stop - start < MIN_EDGES:
+            continue
+        t, rising = wave_p.t[start:stop], wave_p.rising[start:stop]
+        spread = MAX_PPM * 1e-6 * (t[-1] - t[0]) + 2 * rhythm.tick
+        shifts = np.sort(
+            np.concatenate(
+                [(by_polarity[int(up)][None, :] - t[rising == up][:, None]).ravel() for up in (0, 1)]
+            )
+        )
+        votes = np.searchsorted(shifts, shifts + spread, side="right") - np.arange(len(shifts))
+        for _ in range(VOTED_SHIFTS):
+            # Of as many votes the one of the least shift.
+            most = int(np.argmax(votes - 1e-9 * np.abs(shifts)))
+            if votes[most] < max(MIN_EDGES, 0.4 * (stop - start)):
+                break
+            shift = float(np.median(shifts[most : most + votes[most]]))
+            seeds.append((int(votes[most]), float(t.mean()), shift))
+            votes[
+                np.searchsorted(shifts, shift - 2 * spread) : np.searchsorted(shifts, shift + 2 * spread)
+            ] = 0
+    seeds.sort(reverse=True)
+    kept: list[tuple[int, float, float]] = []
+    for seed in seeds:
+        if all(
+            abs(seed[2] - k[2]) > 2 * MAX_PPM * 1e-6 * abs(seed[1] - k[1]) + 10 * rhythm.track for k in kept
+        ):
+            kept.append(seed)
+    half = np.array([-1, 1]) * rhythm.width / 2
+    return [_Map(at + half, np.full(2, shift)) for _, at, shift in kept[:MAX_CANDIDATES]]
+
+
+def _track(wave_p: _Wave, wave_r: _Wave, seed: _Map, rhythm: _Rhythm) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of edges on a local line, followed from the seed's to both ends of the probe's wave.
 
     The line is fitted to the edges on both sides of its front, as far as it moves on at a time: at first
@@ -534,19 +785,21 @@ def _track(
     centre = seed.knots.mean()
     found = []
     for direction in (-1, 1):
-        local, front, step = seed, centre, SEED_PERIODS * period / 2
+        local, front, step = seed, centre, rhythm.width / 2
         while wave_p.t[0] <= front <= wave_p.t[-1]:
             low, high = np.searchsorted(wave_p.t, [front - step, front + step])
             part_p = _Wave(wave_p.t[low:high], wave_p.rising[low:high])
-            near = front + local.delta(front) + np.array([-step - period, step + period])
+            near = front + local.delta(front) + np.array([-1, 1]) * (step + 4 * rhythm.slack)
             low_r, high_r = np.searchsorted(wave_r.t, near)
             part_r = _Wave(wave_r.t[low_r:high_r], wave_r.rising[low_r:high_r])
             if min(len(part_p.t), len(part_r.t)) >= MIN_EDGES:
-                local, i, j = _refine(part_p, part_r, local, TRACK_PERIODS * period, tick)
+                local, i, j = _refine(part_p, part_r, local, rhythm.track, rhythm.tick)
                 ahead = direction * (part_p.t[i] - front) >= 0
                 found.append((i[ahead] + low, j[ahead] + low_r))
             front += direction * step
-            step = min(2 * step, max(SEGMENT_S, SEED_PERIODS * period))
+            step = min(2 * step, max(SEGMENT_S, rhythm.width))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     i, j = (np.concatenate(indices) for indices in zip(*found, strict=True))
     i, first = np.unique(i, return_index=True)
     return i, j[first]
@@ -585,17 +838,24 @@ def _fit(wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, segments: i
     """
     t, delta = wave_p.t[i], wave_r.t[j] - wave_p.t[i]
     knots = _knots(t, segments)
-    segments = len(knots) - 1
+    k, before, after = _weights(knots, t)
+    observed = np.bincount(k, before * delta, len(knots)) + np.bincount(k + 1, after * delta, len(knots))
+    return _Map(knots, np.linalg.solve(_normal(knots, t), observed))
+
+
+def _weights(knots: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Segment of each t, and its weights on the knots before and after it, (n,) each."""
     k = np.searchsorted(knots[1:-1], t, side="right")
     after = (t - knots[k]) / (knots[k + 1] - knots[k])
-    before = 1 - after
+    return k, 1 - after, after
 
-    def sums(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return np.bincount(k, left, segments + 1) + np.bincount(k + 1, right, segments + 1)
 
-    both = np.bincount(k, before * after, segments)
-    normal = np.diag(sums(before**2, after**2)) + np.diag(both, 1) + np.diag(both, -1)
-    return _Map(knots, np.linalg.solve(normal, sums(before * delta, after * delta)))
+def _normal(knots: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(k, k) matrix of the normal equations of a continuous line through the knots, of edges at t."""
+    k, before, after = _weights(knots, t)
+    both = np.bincount(k, before * after, len(knots) - 1)
+    own = np.bincount(k, before**2, len(knots)) + np.bincount(k + 1, after**2, len(knots))
+    return np.diag(own) + np.diag(both, 1) + np.diag(both, -1)
 
 
 def _knots(t: np.ndarray, segments: int) -> np.ndarray:
@@ -639,8 +899,7 @@ def _fewest_segments(
     wave_r: _Wave,
     i: np.ndarray,
     j: np.ndarray,
-    period: float,
-    tick: float,
+    rhythm: _Rhythm,
     close: float,
     start_probe: float,
     names: str,
@@ -653,12 +912,12 @@ def _fewest_segments(
     most = _most_segments(wave_p, i)
     first = None
     for segments in 2 ** np.arange(int(np.log2(most)) + 1):
-        settled = fitted, matched_p, matched_r = _settle(wave_p, wave_r, i, j, segments, tick)
-        misfit = _misfit(wave_p, wave_r, fitted, matched_p, matched_r, period, tick, start_probe)
+        settled = fitted, matched_p, matched_r = _settle(wave_p, wave_r, i, j, segments, rhythm.tick)
+        misfit = _misfit(wave_p, wave_r, fitted, matched_p, matched_r, rhythm, start_probe)
         if misfit:
             continue
         # Four times, because a bend that is odd about the middle does not show with twice as many.
-        finer = _settle(wave_p, wave_r, i, j, min(4 * segments, most), tick)[0]
+        finer = _settle(wave_p, wave_r, i, j, min(4 * segments, most), rhythm.tick)[0]
         t = wave_p.t[matched_p]
         scatter = _rms(_residual(wave_p, wave_r, finer, matched_p, matched_r))
         noise = scatter * np.sqrt(len(finer.knots) / len(t))
@@ -684,16 +943,14 @@ def _settle(
     return fitted, i, j
 
 
-def _shared(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> tuple[np.ndarray, np.ndarray]:
+def _shared(wave_p: _Wave, wave_r: _Wave, fitted: _Map, rhythm: _Rhythm) -> tuple[np.ndarray, np.ndarray]:
     """Masks of the edges of each wave that lie in the time that both waves cover, but not in a gap."""
     predicted = wave_p.t + fitted.delta(wave_p.t)
-    slack = period / 4
-    low = max(predicted[0], wave_r.t[0]) - slack
-    high = min(predicted[-1], wave_r.t[-1]) + slack
+    low = max(predicted[0], wave_r.t[0]) - rhythm.slack
+    high = min(predicted[-1], wave_r.t[-1]) + rhythm.slack
     shared_p, shared_r = (predicted >= low) & (predicted <= high), (wave_r.t >= low) & (wave_r.t <= high)
-    slack = TRACK_PERIODS * period
-    shared_p &= ~_within(predicted, wave_r.gaps, slack)
-    shared_r &= ~_within(wave_r.t, wave_p.gaps + fitted.delta(wave_p.gaps), slack)
+    shared_p &= ~_within(predicted, wave_r.gaps, rhythm.track)
+    shared_r &= ~_within(wave_r.t, wave_p.gaps + fitted.delta(wave_p.gaps), rhythm.track)
     return shared_p, shared_r
 
 
@@ -703,79 +960,134 @@ def _within(t: np.ndarray, gaps: np.ndarray, slack: float) -> np.ndarray:
     return (k >= 0) & (t < np.append(gaps[:, 1], -np.inf)[k] + slack)
 
 
-def _without_partner(wave_p: _Wave, wave_r: _Wave, fitted: _Map, period: float) -> tuple[int, int] | None:
-    """Edges without partner, and all edges, of the time both waves cover; None where that is too short.
-
-    Too short: less than three quarters of the shorter wave.
-    """
-    shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
+def _without_partner(wave_p: _Wave, wave_r: _Wave, fitted: _Map, rhythm: _Rhythm) -> tuple[int, int]:
+    """Edges without partner, and all edges, of the time that both waves cover."""
+    shared_p, shared_r = _shared(wave_p, wave_r, fitted, rhythm)
     total = int(shared_p.sum() + shared_r.sum())
-    if total < 1.5 * min(len(wave_p.t), len(wave_r.t)):
-        return None
-    i, j = _match(wave_p, wave_r, fitted, TRACK_PERIODS * period)
+    i, j = _match(wave_p, wave_r, fitted, rhythm.track)
     shared_p[i] = shared_r[j] = False
     return int(shared_p.sum() + shared_r.sum()), total
 
 
 def _choose_period(
+    wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, rhythm: _Rhythm, counted: bool
+) -> tuple[int, str | None]:
+    """By how many whole periods the pairs are off those by which the counters (or files) started together.
+
+    And why that is in doubt, None where it is not: where the counters' start lies too far from any choice.
+    Before the first edge the rate may have been another by MAX_WANDER_PPM.
+    """
+    period = rhythm.period
+    line = _fit(wave_p, wave_r, i, j)
+    at_zero = float(line.delta(0.0))
+    periods = int(np.round(at_zero / period))
+    if not counted:
+        return periods, (
+            "firstSample is missing from a meta file, and the sync wave repeats itself: the streams could be"
+            f" shifted by any multiple of {period:.4g} s; restore firstSample in the meta file from the"
+            " original recording"
+        )
+    t = wave_p.t[i]
+    error = 3 * rhythm.tick * np.sqrt(1 / len(t) + t.mean() ** 2 / np.sum((t - t.mean()) ** 2))
+    error += MAX_WANDER_PPM * 1e-6 * t[0]
+    off = abs(at_zero - periods * period)
+    if off + error <= MAX_START_PERIODS * period:
+        return periods, None
+    return periods, (
+        f"the sync wave repeats every {period:.4g} s, and by their counts of samples (firstSample) the two"
+        f" streams started {off:.3f} ± {error:.3f} s off a whole number of periods; expected below"
+        f" {MAX_START_PERIODS * period:.3f} s, so it is not certain which pulses belong together: they could"
+        f" be shifted by any multiple of {period:.4g} s; check firstSample in both meta files"
+    )
+
+
+def _pattern_shift(
     wave_p: _Wave,
     wave_r: _Wave,
     i: np.ndarray,
     j: np.ndarray,
-    period: float,
-    tick: float,
+    rhythm: _Rhythm,
     names: str,
-    counted: bool,
-) -> int:
-    """By how many whole periods the pairs are off those by which the counters (or files) started together.
+    doubt: str | None,
+) -> int | None:
+    """By how many more periods the pairs must be moved for the pattern of lost and sent pulses to agree.
 
-    Refuses where the counters' start lies too far from any choice. Before the first edge the rate may have
-    been another by MAX_WANDER_PPM.
+    None where the counters settle it (doubt None) and the pattern has nothing against it. Raises
+    ``DataError`` where neither settles it.
     """
-    line = _fit(wave_p, wave_r, i, j)
-    at_zero = float(line.delta(0.0))
-    periods = int(np.round(at_zero / period))
-    t = wave_p.t[i]
-    error = 3 * tick * np.sqrt(1 / len(t) + t.mean() ** 2 / np.sum((t - t.mean()) ** 2))
-    error += MAX_WANDER_PPM * 1e-6 * t[0]
-    if counted and abs(at_zero - periods * period) + error > MAX_START_PERIODS * period:
-        raise DataError(
-            f"{names}: the sync wave repeats every {period:.4g} s, and by their counts of samples"
-            f" (firstSample) the two streams started {abs(at_zero - periods * period):.3f} ± {error:.3f} s"
-            " off a whole number of periods; expected below"
-            f" {MAX_START_PERIODS * period:.3f} s, so it is not certain which pulses belong together; check"
-            " firstSample in both meta files"
-        )
-    return periods
-
-
-def _check_pattern(
-    wave_p: _Wave, wave_r: _Wave, i: np.ndarray, j: np.ndarray, period: float, names: str, counted: bool
-) -> None:
-    """Refuse where the pattern of pulses contradicts the pairs or, without counters, does not settle them."""
+    period = rhythm.period
     fitted = _fit(wave_p, wave_r, i, j, _most_segments(wave_p, i))
-    chosen = _without_partner(wave_p, wave_r, fitted, period)
-    reach = 10 if counted else int(min(PATTERN_PERIODS, 1 + (wave_r.t[-1] - wave_r.t[0]) / period))
-    others = {}
-    for shift in range(-reach, reach + 1):
-        count = _without_partner(wave_p, wave_r, fitted.moved(shift * period), period)
-        if shift and count is not None:
-            others[shift] = count
-    if counted:
-        contradicting = [shift for shift, other in others.items() if chosen and _decides(other, chosen)]
-        if contradicting:
-            raise DataError(
-                f"{names}: by the counts of samples (firstSample) {chosen[0]} of {chosen[1]} edges of the"
-                f" sync wave have no partner, moved by {contradicting[0] * period:.4g} s only"
-                f" {others[contradicting[0]][0]}: the counts contradict the wave; check firstSample in both"
-                " meta files"
+    reach = int(min(PATTERN_PERIODS, 1 + (np.ptp(wave_r.t) + np.ptp(wave_p.t)) / period))
+    shifts = np.arange(-reach, reach + 1)
+    alone = _alone_part(wave_p, wave_r, fitted, shifts * period, rhythm)
+
+    def count(shift: int) -> tuple[int, int] | None:
+        """None where the waves have too little time in common to tell anything."""
+        known = _without_partner(wave_p, wave_r, fitted.moved(shift * period), rhythm)
+        return known if known[1] >= 1.5 * min(len(wave_p.t), len(wave_r.t)) else None
+
+    if doubt is None:
+        chosen = _without_partner(wave_p, wave_r, fitted, rhythm)
+        near = (np.abs(shifts) <= 10) | (alone < 0.5 * alone[reach])
+        counts = {int(shift): count(shift) for shift in shifts[near]}
+        counts = {shift: known for shift, known in counts.items() if known is not None and shift}
+        if not any(_decides(other, chosen) for other in counts.values()):
+            return None
+        best = min(counts, key=lambda shift: counts[shift][0] / counts[shift][1])
+        others = [other for shift, other in counts.items() if shift != best]
+        if _decides_all(counts[best], [chosen, *others]):
+            log.warning(
+                "%s: by the counts of samples (firstSample) %d of %d edges of the sync wave have no partner,"
+                " moved by %.4g s only %d: the counts contradict the wave, which is followed",
+                names,
+                *chosen,
+                best * period,
+                counts[best][0],
             )
-    elif not (chosen and others and all(_decides(chosen, other) for other in others.values())):
+            return best
         raise DataError(
-            f"{names}: firstSample is missing from a meta file, and the sync wave repeats itself: the streams"
-            f" could be shifted by any multiple of {period:.4g} s; restore firstSample in the meta file from"
-            " the original recording"
+            f"{names}: by the counts of samples (firstSample) {chosen[0]} of {chosen[1]} edges of the sync"
+            f" wave have no partner, moved by {best * period:.4g} s only {counts[best][0]}, and about as few"
+            " moved otherwise: the counts contradict the wave; check firstSample in both meta files"
         )
+    # The likeliest first, so that a wave that only repeats itself is given up at once.
+    order = shifts[np.argsort(alone, kind="stable")]
+    best = int(order[0])
+    least = count(best)
+    others = (other for other in map(count, order[1:].tolist()) if other is not None)
+    if least is None or not _decides_all(least, others):
+        raise DataError(f"{names}: {doubt}")
+    return best
+
+
+def _decides_all(better: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
+    """Whether the pattern settles it against each of at least one other shift."""
+    any_other = False
+    for other in others:
+        any_other = True
+        if not _decides(better, other):
+            return False
+    return any_other
+
+
+def _alone_part(
+    wave_p: _Wave, wave_r: _Wave, fitted: _Map, shifts: np.ndarray, rhythm: _Rhythm
+) -> np.ndarray:
+    """(n,) share of the probe's edges without a reference edge near, at each of the shifts (s).
+
+    Of SCREENED_EDGES of them, in the reference's time; 1 where fewer than half of them lie there.
+    """
+    some = np.unique(np.linspace(0, len(wave_p.t) - 1, SCREENED_EDGES).astype(int))
+    n_inside, n_near = np.zeros(len(shifts)), np.zeros(len(shifts))
+    for rising in (True, False):
+        mine = some[wave_p.rising[some] == rising]
+        r = wave_r.t[wave_r.rising == rising]
+        predicted = (wave_p.t[mine] + fitted.delta(wave_p.t[mine]))[None, :] + shifts[:, None]
+        inside = (predicted >= wave_r.t[0] - rhythm.slack) & (predicted <= wave_r.t[-1] + rhythm.slack)
+        near = np.abs(r[_nearest(predicted, r)] - predicted) <= rhythm.track
+        n_inside += inside.sum(axis=1)
+        n_near += (inside & near).sum(axis=1)
+    return np.where(n_inside >= max(MIN_EDGES, len(some) / 2), 1 - n_near / np.maximum(n_inside, 1), 1.0)
 
 
 def _decides(better: tuple[int, int], worse: tuple[int, int]) -> bool:
@@ -786,18 +1098,56 @@ def _decides(better: tuple[int, int], worse: tuple[int, int]) -> bool:
     return worse[0] >= PATTERN_EDGES and better[0] / better[1] <= PATTERN_RATIO * worse[0] / worse[1]
 
 
+def _shifted(
+    wave_p: _Wave,
+    wave_r: _Wave,
+    fitted: _Map,
+    alone_p: np.ndarray,
+    alone_r: np.ndarray,
+    matched: np.ndarray,
+) -> tuple[float, float] | None:
+    """Where edges of an irregular wave that have no partner would have one if moved: (from, by), seconds.
+
+    That is a loss of samples, after which the pattern goes on at another shift: at least half of up to
+    SHIFTED_GROUP consecutive edges, and at least six, have one shift within SHIFTED_SPREAD_S in common with
+    such edges of the reference up to SHIFTED_REACH_S away. At either end, where fewer are left to compare,
+    already three edges of both streams beyond all matched ones.
+    """
+    t = wave_p.t[alone_p]
+    predicted = t + fitted.delta(t)
+    rising, t_r, rising_r = wave_p.rising[alone_p], wave_r.t[alone_r], wave_r.rising[alone_r]
+    ends = matched[[0, -1]]
+    ends_r = ends + fitted.delta(ends)
+    for own, other in ((t < ends[0], t_r < ends_r[0]), (t > ends[1], t_r > ends_r[1])):
+        if min(own.sum(), other.sum()) >= SHIFTED_EDGES:
+            return float(t[own][0]), float(t_r[other][0] - predicted[own][0])
+    for first in range(0, max(1, len(t) - SHIFTED_GROUP // 2), SHIFTED_GROUP // 2):
+        group = slice(first, first + SHIFTED_GROUP)
+        shifts = t_r[None, :] - predicted[group][:, None]
+        shifts = np.sort(
+            shifts[(rising_r[None, :] == rising[group][:, None]) & (np.abs(shifts) <= SHIFTED_REACH_S)]
+        )
+        if not len(shifts):
+            continue
+        common = np.searchsorted(shifts, shifts + SHIFTED_SPREAD_S, side="right") - np.arange(len(shifts))
+        most = int(np.argmax(common))
+        if common[most] >= max(6, len(t[group]) / 2):
+            return float(t[first]), float(shifts[most])
+    return None
+
+
 def _misfit(
     wave_p: _Wave,
     wave_r: _Wave,
     fitted: _Map,
     i: np.ndarray,
     j: np.ndarray,
-    period: float,
-    tick: float,
+    rhythm: _Rhythm,
     start_probe: float,
 ) -> str | None:
     """What is wrong with the map; None where it follows the wave everywhere."""
-    shared_p, shared_r = _shared(wave_p, wave_r, fitted, period)
+    tick = rhythm.tick
+    shared_p, shared_r = _shared(wave_p, wave_r, fitted, rhythm)
     fewest = min(shared_p.sum(), shared_r.sum())
     if len(i) < MIN_EDGES or len(i) < MIN_MATCHED_FRACTION * fewest:
         return (
@@ -811,9 +1161,16 @@ def _misfit(
             f"the matched edges scatter by {rms * 1e6:.1f} µs (rms) around the fitted line, expected below"
             f" {MAX_RMS_SAMPLES * tick * 1e6:.1f} µs; check the cabling of the sync wave"
         )
-    off = _off_by(wave_p, wave_r, fitted, period)
-    alone = shared_p.copy()
-    alone[i] = False
+    off = _off_by(wave_p, wave_r, fitted, rhythm.period)
+    alone, alone_r = shared_p.copy(), shared_r
+    alone[i] = alone_r[j] = False
+    if rhythm.period is None:
+        shifted = _shifted(wave_p, wave_r, fitted, alone, alone_r, wave_p.t[i])
+        if shifted is not None:
+            return (
+                f"from {shifted[0] - start_probe:.1f} s the sync wave lies {shifted[1] * 1e3:+.3f} ms off the"
+                " fitted line"
+            )
     bounds = np.flatnonzero(np.diff(np.concatenate([[0], alone.astype(np.int8), [0]])))
     for first, stop in bounds.reshape(-1, 2):
         for at in range(first, stop - SHIFTED_EDGES + 1):
@@ -840,10 +1197,29 @@ def _misfit(
     return None
 
 
-def _check_drift(fitted: _Map, names: str) -> None:
-    """Refuse where the clocks' rates change against each other faster or farther than crystals do."""
-    change = np.abs(np.diff(fitted.slopes)) / (0.5 * (fitted.knots[2:] - fitted.knots[:-2]))
-    per_minute, wander = change.max(initial=0.0) * 60e6, np.ptp(fitted.slopes) * 1e6
+def _check_drift(fitted: _Map, matched: np.ndarray, rms: float, box: float, names: str) -> None:
+    """Refuse where the clocks' rates change against each other faster or farther than crystals do.
+
+    By what is certain of it: three standard errors, which scattered edges (matched (n,) s, rms s) leave to
+    the slopes of short segments, are taken off; and half of what quantisation (box s at most) may do where it
+    does not average out.
+    """
+    centres = 0.5 * (fitted.knots[2:] - fitted.knots[:-2])
+    if not len(centres):
+        return
+    # The covariance of the knots' deltas is that of the normal equations; slopes are linear in them.
+    spread = np.linalg.inv(_normal(fitted.knots, matched))
+    widths = np.diff(fitted.knots)
+    slope = np.zeros((len(widths), len(fitted.knots)))
+    slope[np.arange(len(widths)), np.arange(len(widths))] = -1 / widths
+    slope[np.arange(len(widths)), np.arange(len(widths)) + 1] = 1 / widths
+    bend = np.diff(slope, axis=0) / centres[:, None]
+    uncertain = 3 * rms * np.sqrt(np.einsum("ij,jk,ik->i", bend, spread, bend))
+    uncertain += 0.5 * box / centres**2
+    per_minute = float((np.abs(np.diff(fitted.slopes)) / centres - uncertain).max() * 60e6)
+    fastest, slowest = int(np.argmax(fitted.slopes)), int(np.argmin(fitted.slopes))
+    apart = slope[fastest] - slope[slowest]
+    wander = float(np.ptp(fitted.slopes) - 3 * rms * np.sqrt(apart @ spread @ apart)) * 1e6
     if per_minute > MAX_PPM_PER_MINUTE or wander > MAX_WANDER_PPM:
         raise DataError(
             f"{names}: the clocks' rates change against each other by up to {per_minute:.1f} ppm in a minute"
@@ -852,50 +1228,156 @@ def _check_drift(fitted: _Map, names: str) -> None:
         )
 
 
-def _check_reach(
+def _bound(
     matched: np.ndarray,
+    residual: np.ndarray,
     fitted: _Map,
-    rms: float,
     probe_edges: Edges,
     fs_reference: float,
     start_probe: float,
-    tick: float,
+    limit: float,
     names: str,
-) -> None:
-    """Refuse where, for want of edges, the map may be off by more than one sample: at the ends, in a pause.
+) -> float:
+    """A bound (s) on the map's error at any time that the probe recorded.
 
-    matched: the probe's matched edges (s). At the file's first and last sample: three standard errors of the
-    line through the edges of the first or last segment (rms at least the quantisation's, one sample on each
-    side, uniform), and what a change of the rate by MAX_PPM_PER_MINUTE bends the clock beyond the edges.
+    matched: the probe's matched edges (n,) s; residual: of each, from the map. ``DataError`` where the bound
+    exceeds the limit (s). Three parts:
+
+    * Between edges. An edge lies within the sample before the one it was seen at, on both streams: half a
+      sample of each around the observed time. In a stretch of SEGMENT_S the map's error is a line, but for
+      what the rate may change, and the edges leave only such lines as pass all of them that near. This holds
+      too where the wave is locked to the samples, and no average tells (``_left_open``).
+    * In a pause between edges a and b a straight line is off by at most change / 2 * (t - a) * (b - t), so
+      most in the middle, or where that lies in a gap of the probe at one of the gap's ends.
+    * At the ends, beyond the edges: three standard errors of the line through the edges of the first or last
+      segment, and what a change of the rate by MAX_PPM_PER_MINUTE bends the clock.
+
+    The change that is reckoned with in a pause, whose both sides are known: see ``_rate_change``.
     """
     fs = probe_edges.sampling_rate_hz
-    sigma = max(rms, np.sqrt((1 / fs**2 + 1 / fs_reference**2) / 12))
-    change = MAX_PPM_PER_MINUTE / 60e6
-    file_s = probe_edges.n_samples / fs
-    segment = fitted.segment(matched)
-    # A stretch between pauses may hold but a few edges: then its neighbours' count too.
-    first, last = (max(MIN_EDGES, int((segment == end).sum())) for end in (0, segment[-1]))
-    for end, here in ((start_probe, matched[:first]), (start_probe + file_s, matched[-last:])):
-        spread = np.sum((here - here.mean()) ** 2)
-        error = 3 * sigma * np.sqrt(1 / len(here) + (end - here.mean()) ** 2 / spread)
-        error += change / 2 * np.abs(end - here).min() ** 2
-        if error > tick:
-            raise DataError(
-                f"{names}: {len(matched)} matched edges between {matched[0] - start_probe:.1f} and"
-                f" {matched[-1] - start_probe:.1f} s of a file of {file_s:.1f} s leave its ends uncertain by"
-                f" {error * 1e6:.0f} µs; expected below {tick * 1e6:.0f} µs; record the sync wave throughout"
-            )
-    # Between edges a and b a straight line is off by at most change / 2 * (t - a) * (b - t), so most in the
-    # middle, or where that lies in a gap of the probe at one of the gap's ends.
+    inside = _inside(matched, residual, 0.5 / fs + 0.5 / fs_reference)
+    found = [
+        (inside, "the matched edges scatter, which leaves the map", "check the cabling of the sync wave"),
+        _at_ends(matched, residual, fitted, probe_edges, fs_reference, start_probe, inside),
+    ]
     gaps = start_probe + probe_edges.gaps / fs
-    for pause in np.flatnonzero(change / 8 * np.diff(matched) ** 2 > tick):
+    for pause in np.flatnonzero(np.diff(matched) > PAUSE_S):
         a, b = matched[pause], matched[pause + 1]
         middle = np.array([(a + b) / 2])
         recorded = np.append(gaps.ravel(), middle[~_within(middle, gaps, 0.0)])
-        error = (change / 2 * (recorded - a) * (b - recorded)).max(initial=0.0)
-        if error > tick:
-            raise DataError(
-                f"{names}: no edges match from {a - start_probe:.1f} s on for {b - a:.1f} s, which leaves the"
-                f" time between uncertain by {error * 1e6:.0f} µs; expected below {tick * 1e6:.0f} µs; record"
-                " the sync wave throughout, and put back any file of the reference that is missing"
-            )
+        bend = _rate_change(fitted, matched, b - a) / 2 * (recorded - a) * (b - recorded)
+        what = (
+            f"no edges match from {a - start_probe:.1f} s on for {b - a:.1f} s, which leaves the time between"
+        )
+        todo = "record the sync wave throughout, and put back any file of the reference that is missing"
+        found.append((inside + float(bend.max(initial=0.0)), what, todo))
+    worst, what, todo = max(found)
+    if worst > limit:
+        raise DataError(
+            f"{names}: {what} uncertain by {worst * 1e6:.0f} µs; expected below {limit * 1e6:.0f} µs; {todo},"
+            " or allow more"
+        )
+    return worst
+
+
+def _at_ends(
+    matched: np.ndarray,
+    residual: np.ndarray,
+    fitted: _Map,
+    probe_edges: Edges,
+    fs_reference: float,
+    start_probe: float,
+    inside: float,
+) -> tuple[float, str, str]:
+    """The bound at the file's first and last sample, and what to say of it; see ``_bound``."""
+    fs = probe_edges.sampling_rate_hz
+    file_s = probe_edges.n_samples / fs
+    sigma = max(_rms(residual), np.sqrt((1 / fs**2 + 1 / fs_reference**2) / 12))
+    segment = fitted.segment(matched)
+    worst = inside
+    # A stretch between pauses may hold but a few edges: then its neighbours' count too.
+    first, last = (max(MIN_EDGES, int((segment == end).sum())) for end in (0, segment[-1]))
+    for end, here in ((start_probe, matched[:first]), (start_probe + file_s, matched[-last:])):
+        outside = float(np.abs(end - here).min())
+        spread = np.sum((here - here.mean()) ** 2)
+        error = 3 * sigma * np.sqrt(1 / len(here) + (end - here.mean()) ** 2 / spread)
+        bend = MAX_PPM_PER_MINUTE / 60e6 / 2 * outside**2
+        worst = max(worst, max(inside, error) + bend)
+    what = (
+        f"{len(matched)} matched edges between {matched[0] - start_probe:.1f} and"
+        f" {matched[-1] - start_probe:.1f} s of a file of {file_s:.1f} s leave its ends"
+    )
+    return worst, what, "record the sync wave throughout"
+
+
+def _inside(matched: np.ndarray, residual: np.ndarray, box: float) -> float:
+    """The largest error (s) that the edges leave to the map between them; see ``_bound``.
+
+    box: by how much quantisation displaces an edge at most.
+    """
+    bend = MAX_PPM_PER_MINUTE / 60e6 / 8
+    last = max(matched[0], matched[-1] - SEGMENT_S)
+    begins = np.append(np.arange(matched[0], last, SEGMENT_S / 2), last)
+    worst = 0.0
+    for begin in begins:
+        start, stop = np.searchsorted(matched, [begin, begin + SEGMENT_S + 1e-6])
+        stop = min(len(matched), max(stop, start + SEGMENT_EDGES))
+        here = slice(min(start, max(0, stop - SEGMENT_EDGES)), stop)
+        t, off = matched[here], residual[here]
+        # Halves overlap: of each stretch only the middle is asked for, but of the first and the last.
+        at = t[0] + np.ptp(t) * np.array(
+            [0.0 if begin == begins[0] else 0.25, 1.0 if begin == last else 0.75]
+        )
+        slack = bend * min(SEGMENT_S, np.ptp(t)) ** 2
+        worst = max(worst, _left_open(t, off, box + slack / 2, at) + slack / 2)
+    return float(worst)
+
+
+def _left_open(t: np.ndarray, off: np.ndarray, box: float, at: np.ndarray) -> float:
+    """How far (s) any line that passes all edges within the box can be from zero at two times.
+
+    t, off: (n,) s. Where no line does, since edges were displaced by more than their quantisation, the box is
+    widened by twice of what lacks, up to twice its size; beyond that three standard errors of the ends of the
+    line through the edges.
+    """
+    width = max(np.ptp(t), 1e-9)
+    x = (t - t.mean()) / width
+    rate, level = np.polyfit(x, off, 1)
+    # Of many edges the outermost of each sixtieth: fewer conditions leave more open, never less.
+    part = np.minimum(((t - t[0]) / width * 60).astype(int), 59)
+    order = np.lexsort((off - rate * x, part))
+    first = np.flatnonzero(np.diff(part[order], prepend=-1))
+    outer = np.unique(np.append(order[first], order[np.append(first[1:], len(order)) - 1]))
+    # Lines that pass both ends within the box, or twice of it, differ by at most four or eight boxes in rate.
+    rates = rate + box * np.linspace(-8, 8, 801)
+    levels = off[outer] - rates[:, None] * x[outer]
+    lowest, highest = levels.max(axis=1) - box, levels.min(axis=1) + box
+    lacks = max(0.0, float((lowest - highest).min()) / 2)
+    if lacks > box / 2:
+        scatter = np.std(off - level - rate * x)
+        return float(abs(level) + abs(rate) / 2 + 6 * scatter / np.sqrt(len(t)))
+    lowest, highest = lowest - 2 * lacks, highest + 2 * lacks
+    possible = lowest <= highest
+    ends = rates[possible, None] * (at - t.mean()) / width
+    return float(
+        max(
+            np.abs(lowest[possible, None] + ends).max(),
+            np.abs(highest[possible, None] + ends).max(),
+        )
+    )
+
+
+def _rate_change(fitted: _Map, matched: np.ndarray, length: float) -> float:
+    """How much the clocks' rates are taken to change against each other (per second) in a pause.
+
+    MAX_PPM_PER_MINUTE. Where the edges cover at least MEASURED_S and three times the pause
+    (length, s), three times the fastest change between the map's segments, at least LEAST_PPM_PER_MINUTE:
+    clocks that have been steady, or have drifted slowly, are taken to go on so.
+    """
+    lengths = np.diff(matched)
+    measured = float(lengths[lengths <= SEGMENT_S].sum())
+    if measured < max(MEASURED_S, 3 * length):
+        return MAX_PPM_PER_MINUTE / 60e6
+    change = np.abs(np.diff(fitted.slopes)) / (0.5 * (fitted.knots[2:] - fitted.knots[:-2]))
+    observed = 3 * change.max(initial=0.0)
+    return float(np.clip(observed, LEAST_PPM_PER_MINUTE / 60e6, MAX_PPM_PER_MINUTE / 60e6))

@@ -341,6 +341,12 @@ class ClockFit(Document):
     fits the matched edges best, equal to the map where that has two knots.
     Residuals of the matched edges from the map in µs; first/last matched edge in seconds on the
     probe's own clock bound where the fit was measured.
+
+    bound_us: what the map's error can't exceed at any time of the file, between pulses, in pauses and at the
+    ends (None: not known). settled_by: what told which of the wave's repeats belong together, "counters" (the
+    acquisition's counts of samples) or the "pattern" of pulses; None where there was nothing to tell.
+    repeats_s: the wave's period, by multiples of which it would look the same; None for an irregular one.
+    counters_apart_s: by how much the two counters then started apart, None where either is unknown.
     """
 
     probe: str
@@ -356,6 +362,10 @@ class ClockFit(Document):
     first_edge_s: float
     last_edge_s: float
     knots: list[tuple[float, float]] = Field(min_length=2)
+    bound_us: float | None = None
+    settled_by: Literal["counters", "pattern"] | None = None
+    repeats_s: float | None = None
+    counters_apart_s: float | None = None
 
 
 class ProbeSummary(Document):

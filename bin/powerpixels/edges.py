@@ -4,8 +4,9 @@ A digital word is one int16 column of the raw data; its bits are the lines. Spik
 streams carry the sync wave as a bit of the SY word (SpikeGLX metadata guide, "SY"); NIDQ streams carry one
 word for each 16 digital inputs. Open Ephys writes the edges themselves, as events: their sample numbers and
 their signed line numbers (+3: line 3 rises, -3: it falls). Where the sync wave has a column of its own that
-is no word (an analog input), its level is the line: high above half way between the column's extremes, which
-a first pass over the column finds.
+is no word (an analog input), and where the wiring file has an analog input among the digital lines, its level
+is the line. A first pass over the column finds its low and its high level; half way between them the line
+changes, once it goes on to within 40 % of the levels' distance of the other one (hysteresis).
 
 All edges are counted on the acquisition's clock, from the stream's first sample, time in gaps included. The
 level at a stretch's first sample is no edge: neither at the recording's start nor after a gap, during which
@@ -16,6 +17,7 @@ are left out too.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +30,13 @@ from powerpixels.stage import DataError
 log = logging.getLogger("powerpixels")
 
 SYNC_LINE = "sync"
+# The levels of an analog line: what all but this part of its samples lies above or below, so that artifacts,
+# but not a wave that is high for a thousandth of the time, stay out of account.
+LEVEL_QUANTILE = 1e-4
+HYSTERESIS = 0.1
+# A line that spends more of its time than this in the middle half between its levels has none.
+MAX_BETWEEN = 0.5
+BITS = 16
 
 
 def _no_gaps() -> np.ndarray:
@@ -112,7 +121,21 @@ def sync_line(stream: Stream) -> str | None:
     if stream.sync_column is None:
         return None
     named = [d.name for d in stream.digital if (d.raw_column, d.bit) == (stream.sync_column, stream.sync_bit)]
+    if stream.sync_bit is None:
+        named = [line.name for line in stream.analog if line.raw_column == stream.sync_column]
     return named[0] if named else SYNC_LINE
+
+
+def level_columns(stream: Stream, levels: Collection[str] = ()) -> list[tuple[int, str]]:
+    """(raw column, line name) of every line of the stream that is the level of a column.
+
+    The sync wave's, where the stream's document has it in a column that is no word; and the analog inputs of
+    the given names.
+    """
+    columns = {line.raw_column: line.name for line in stream.analog if line.name in levels}
+    if stream.sync_bit is None and stream.sync_line is None and stream.sync_column is not None:
+        columns[stream.sync_column] = sync_line(stream)
+    return sorted(columns.items())
 
 
 def digital_bits(stream: Stream) -> list[tuple[int, int, str]]:
@@ -153,18 +176,20 @@ def word_edges(words: np.ndarray, before: np.ndarray | None) -> tuple[np.ndarray
     return (changed[row] + offset).astype(np.int64), bit.astype(np.int16), polarity
 
 
-def extract_edges(stream: Stream, raw_dir: Path) -> Edges:
+def extract_edges(stream: Stream, raw_dir: Path, levels: Collection[str] = ()) -> Edges:
     """All rising and falling edges of every digital line of a stream.
 
-    One pass over the data (two where the sync wave is a level), a chunk at a time; none where all lines are
-    events. A stream without digital lines gives no edges and no lines. Raises ``DataError`` where a data file
-    is missing or shorter than the document says, and where files of events are broken.
+    levels: names of analog inputs that are read as digital lines (``Inputs.levels`` of the wiring; names of
+    other lines among them mean nothing). One pass over the data (two more where there are levels), a chunk at
+    a time; none where all lines are events. A stream without digital lines gives no edges and no lines.
+    Raises ``DataError`` where a data file is missing or shorter than the document says, and where files of
+    events are broken.
     """
     places = locate([stream], raw_dir)[0]
     reader = StreamReader(stream, places)
     bits = digital_bits(stream)
-    level = stream.sync_bit is None and stream.sync_line is None and stream.sync_column is not None
-    lines = (*(name for *_, name in bits), *([SYNC_LINE] if level else []), *(t.name for t in stream.ttl))
+    columns = level_columns(stream, levels)
+    lines = (*(name for *_, name in bits), *(name for _, name in columns), *(t.name for t in stream.ttl))
     if len(set(lines)) != len(lines):
         raise DataError(f"stream {stream.name}: two digital lines have one name in {sorted(lines)}")
     if not lines:
@@ -172,8 +197,8 @@ def extract_edges(stream: Stream, raw_dir: Path) -> Edges:
     found = []
     if bits:
         found.append(_bit_edges(reader, bits))
-    if level:
-        found.append(_level_edges(reader, stream.sync_column, lines.index(SYNC_LINE)))
+    if columns:
+        found.append(_level_edges(reader, columns, len(bits)))
     if stream.ttl:
         found.append(_ttl_edges(stream, places, lines))
 
@@ -199,6 +224,37 @@ def extract_edges(stream: Stream, raw_dir: Path) -> Edges:
     active = ", ".join(f"{name} {count}" for name, count in zip(lines, counts, strict=True) if count)
     log.info("%s: edges on %s", stream.name, active or "no line")
     return edges
+
+
+def write_ibl_sync(stream: Stream, edges: Edges, folder: Path, part: str = "") -> list[Path]:
+    """Write the edges as ibllib's ``extract_sync`` does; returns the files.
+
+    ``_spikeglx_sync.times[.part].npy`` (s), ``.channels`` and ``.polarities`` (+1, -1), all (n_edges,)
+    float64, ascending in time. Seconds are on the stream's own clock: the sample's number, time in gaps
+    included, over the nominal rate. Channels are bits counted through the stream's digital words, then its
+    analog inputs in order (``spikeglx.Reader.read_sync``); of lines that came as events, their number less 1.
+    part: the probe's name, "" for a DAQ stream.
+    """
+    words = sorted({column for column, _, _ in digital_bits(stream)})
+    numbers = {name: BITS * words.index(column) + bit for column, bit, name in digital_bits(stream)}
+    analog = [line.raw_column for line in stream.analog]
+    # Every stream's name for each of its levels, whether or not it is among the edges.
+    for column, name in level_columns(stream, [line.name for line in stream.analog]):
+        numbers[name] = BITS * max(1, len(words)) + (analog.index(column) if column in analog else 0)
+    numbers |= {ttl.name: ttl.line - 1 for ttl in stream.ttl}
+    channel_of = np.array([numbers[name] for name in edges.lines], dtype=np.float64)
+    arrays = {
+        "times": edges.sample / edges.sampling_rate_hz,
+        "channels": channel_of[edges.line] if edges.lines else np.empty(0),
+        "polarities": edges.polarity.astype(np.float64),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for attribute, values in arrays.items():
+        written.append(folder / f"_spikeglx_sync.{attribute}{f'.{part}' if part else ''}.npy")
+        np.save(written[-1], values)
+    return written
 
 
 def _stretches(reader: StreamReader, columns: list[int]):
@@ -239,20 +295,96 @@ def _bit_edges(
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
-def _level_edges(reader: StreamReader, column: int, line: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As ``_bit_edges``, of one column whose level is the line: high above half way between its extremes."""
-    low, high = np.iinfo(np.int16).max, np.iinfo(np.int16).min
-    for _, values in reader.chunks([column]):
-        low, high = min(low, int(values.min())), max(high, int(values.max()))
-    log.info("%s: levels of column %d lie between %d and %d", reader.stream.name, column, low, high)
-    found = []
-    before = np.uint16(0)
-    for _, count, follows, values in _stretches(reader, [column]):
-        words = (2 * values[:, 0].astype(np.int32) > low + high).astype(np.uint16)
-        where, _, polarity = word_edges(words, before if follows else None)
-        found.append((where + count, np.full(len(where), line, np.int16), polarity))
-        before = words[-1]
+def _level_edges(
+    reader: StreamReader, columns: list[tuple[int, str]], first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As ``_bit_edges``, of columns whose level is the line; their numbers as lines count from first on."""
+    numbers = [column for column, _ in columns]
+    counts = column_counts(reader, numbers)
+    empty = np.empty(0, np.int64), np.empty(0, np.int16), np.empty(0, np.int8)
+    found, levels = [empty], {}
+    for k, (_, name) in enumerate(columns):
+        low, high = level_pair(counts[k])
+        between = _between(counts[k], low, high)
+        if between > MAX_BETWEEN:
+            log.warning(
+                "%s: line %s has no two levels (%.0f %% of its samples lie between), so no edges",
+                reader.stream.name,
+                name,
+                100 * between,
+            )
+        elif high > low:
+            levels[k] = Level(low, high)
+    for _, count, follows, values in _stretches(reader, numbers):
+        for k, level in levels.items():
+            where, polarity = level.edges(values[:, k], count, follows)
+            found.append((where, np.full(len(where), first + k, np.int16), polarity))
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def column_counts(reader: StreamReader, columns: list[int]) -> np.ndarray:
+    """(n columns, 65536) int64: how many samples of each column have each value, from -32768 on."""
+    counts = np.zeros((len(columns), 2**BITS), dtype=np.int64)
+    for _, values in reader.chunks(columns):
+        for k in range(len(columns)):
+            counts[k] += np.bincount(values[:, k].astype(np.int32) + 2 ** (BITS - 1), minlength=2**BITS)
+    return counts
+
+
+def level_pair(counts: np.ndarray, quantile: float = LEVEL_QUANTILE) -> tuple[int, int]:
+    """The values that the given part of a column's samples lies below, and above; counts: of its values."""
+    total = np.cumsum(counts)
+    low = np.searchsorted(total, quantile * total[-1], side="right")
+    high = np.searchsorted(total, (1 - quantile) * total[-1], side="left")
+    return int(low) - 2 ** (BITS - 1), int(high) - 2 ** (BITS - 1)
+
+
+def _between(counts: np.ndarray, low: int, high: int) -> float:
+    """The part of a column's samples in the middle half between two values."""
+    inner = np.array([3 * low + high, low + 3 * high]) / 4 + 2 ** (BITS - 1)
+    first, last = int(np.ceil(inner[0])), int(np.floor(inner[1]))
+    return float(counts[first : last + 1].sum() / counts.sum()) if high > low else 0.0
+
+
+class Level:
+    """Edges of an analog line, found stretch by stretch.
+
+    low, high: its levels (counts). It has risen once it is above the middle by HYSTERESIS of their distance,
+    and its edge is the first sample after the last one that was not above the middle; falling likewise.
+    """
+
+    def __init__(self, low: int, high: int) -> None:
+        """Begin with an unknown level."""
+        self.middle, self.margin = (low + high) / 2, HYSTERESIS * (high - low)
+        self._state = 0
+        self._crossed = np.zeros(2, dtype=np.int64)
+
+    def edges(self, values: np.ndarray, count: int, follows: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Samples (int64) and polarities (int8) of the edges in the next values ((n,) int16).
+
+        count: the number of the first of them; follows: whether it follows the last one of the call before.
+        A line that changed where none was recorded has no edge there.
+        """
+        if not follows:
+            self._state = 0
+            self._crossed[:] = count
+        off = values - self.middle
+        number = np.arange(count, count + len(values))
+        state = np.where(off > self.margin, 1, np.where(off < -self.margin, -1, 0)).astype(np.int8)
+        last = np.maximum.accumulate(np.where(state != 0, np.arange(len(state)), -1))
+        state = np.where(last >= 0, state[np.maximum(last, 0)], self._state)
+        before = np.concatenate([[self._state], state[:-1]])
+        changed = np.flatnonzero((state != before) & (before != 0))
+        # The first sample beyond the middle: the one after the last on the side it came from.
+        crossed = [
+            np.maximum.accumulate(np.where(side, number + 1, self._crossed[k]))
+            for k, side in enumerate((off <= 0, off >= 0))
+        ]
+        polarity = state[changed].astype(np.int8)
+        where = np.where(polarity > 0, crossed[0][changed], crossed[1][changed])
+        self._state = int(state[-1])
+        self._crossed[:] = crossed[0][-1], crossed[1][-1]
+        return where.astype(np.int64), polarity
 
 
 def _ttl_edges(

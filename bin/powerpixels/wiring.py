@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import PositiveFloat, ValidationError
 
 from powerpixels.documents import Document
 from powerpixels.stage import DataError
@@ -18,37 +18,56 @@ MAIN_STREAM = "nidq"
 
 
 class Inputs(Document):
-    """Names of one DAQ stream's inputs: line ("P0.1", "TTL2", "AI0") to the name it is published under."""
+    """What is connected to one DAQ stream's inputs.
 
+    digital, analog: line ("P0.1", "TTL2", "AI0") to the name it is published under. An analog input that is
+    named among the digital lines, or as sync, is read as a level, high or low; no other is. sync: the line
+    with the sync wave, None where the recording's metadata tell. analog_rate_hz: the lowest rate to which the
+    analog inputs may be decimated, None: not at all.
+    """
+
+    sync: str | None = None
     digital: dict[str, str] = {}
     analog: dict[str, str] = {}
+    analog_rate_hz: PositiveFloat | None = None
+
+    @property
+    def levels(self) -> set[str]:
+        """Names of the lines that are to be read as high or low, whatever they are."""
+        return {*self.digital, *([self.sync] if self.sync is not None else [])}
 
 
 class Wiring(Document):
     """wiring.json: what is connected to which DAQ input.
 
-    sync: the reference stream's digital line with the sync wave. digital, analog: line to the name under
-    which it is published, of the NIDQ stream: "P0.1" and "AI0" in SpikeGLX, "TTL1" and "AI0" in Open Ephys.
-    streams: the same for any further DAQ stream by its name ("obx0", "nidq1"): lines of different streams
-    have the same names. Names may repeat between streams, whose files lie in folders of their own.
+    sync, digital, analog, analog_rate_hz: of the NIDQ stream, see ``Inputs``; lines are named "P0.1" and
+    "AI0" in SpikeGLX, "TTL1" and "AI0" in Open Ephys. streams: the same for any further DAQ stream by its
+    name ("obx0", "nidq1"): lines of different streams have the same names. Names may repeat between streams,
+    whose files lie in folders of their own.
     """
 
     sync: str = "P0.0"
     digital: dict[str, str] = {}
     analog: dict[str, str] = {}
+    analog_rate_hz: PositiveFloat | None = None
     streams: dict[str, Inputs] = {}
 
     def inputs(self, stream: str) -> Inputs:
-        """The names of one stream's inputs; none for a stream that the file does not speak of."""
+        """What is connected to one stream; nothing for a stream that the file does not speak of."""
         if stream == MAIN_STREAM:
-            return Inputs(digital=self.digital, analog=self.analog)
+            return Inputs(
+                sync=self.sync,
+                digital=self.digital,
+                analog=self.analog,
+                analog_rate_hz=self.analog_rate_hz,
+            )
         return self.streams.get(stream, Inputs())
 
 
 def load_wiring(path: Path) -> Wiring:
     """Read and check a wiring file.
 
-    Raises ``DataError`` where it is no JSON object of the four keys, where a name cannot be part of an ALF
+    Raises ``DataError`` where it is no JSON object of these keys, where a name cannot be part of an ALF
     file name, or where two inputs of a stream have one name.
     """
     expected = (

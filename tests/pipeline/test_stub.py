@@ -41,7 +41,9 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
             f"m1/{session}/qc/{probe}/summary.json",
             f"m1/{session}/alf/stub.times.npy",
             f"m1/{session}/alf/{probe}/spikes.times.npy",
-            f"m1/{session}/alf/{probe}/stub.sync.npy",
+            f"m1/{session}/qc/{probe}/sync_residuals.png",
+            f"m1/{session}/raw_ephys_data/{probe}/stub.sync.npy",
+            f"m1/{session}/raw_ephys_data/{probe}/_spikeglx_sync.times.npy",
             f"m1/{session}/nwb/{probe}.nwb",
             f"m1/{session}/spike_sorters/kilosort4/{probe}/shank2/sorting.json",
             f"m1/{session}/analyzers/{probe}/shank2.zarr/.zgroup",
@@ -137,9 +139,10 @@ def test_another_reference_clock(oldest, tmp_path):
     }  # fmt: skip
     assert "m1/2026-03-02_001: REFUSE: " in run.output
     refused = [row for row in run.tasks("FAILED") if row["stage"] == "REFUSE"]
-    assert "--reference_clock asks for probe01; the recording has nidq, probe00" in (
-        Path(refused[0]["workdir"]) / ".command.log"
-    ).read_text()
+    assert (
+        "--reference_clock asks for probe01; the recording has nidq, probe00"
+        in (Path(refused[0]["workdir"]) / ".command.log").read_text()
+    )
 
 
 def test_sorted_by_probe(oldest, tmp_path):
