@@ -20,26 +20,10 @@ from powerpixels.documents import (
 )
 from powerpixels.raw_ap import load_raw_ap
 from powerpixels.stage import DataError
+from used_channels import USED, used_channels
 
 RATE = 30000.0
 COLUMNS = 6  # five saved channels and the sync word
-USED = [4, 0, 2]  # the probe's columns, neither contiguous nor ascending
-
-
-def _channels() -> list[Channel]:
-    return [
-        Channel(
-            raw_column=column,
-            channel_id=f"AP{10 + column}",
-            contact_id=f"s{column % 2}e{column}",
-            shank=3 * (column % 4 // 2),
-            x_um=750.0 * (column % 4 // 2),
-            y_um=15.0 * column,
-            inter_sample_shift=column / 13,
-            gain_uv=2.34375,
-        )
-        for column in USED
-    ]
 
 
 def _recording(
@@ -58,7 +42,7 @@ def _recording(
         "n_samples": sum(piece.n_samples for piece in described),
         "first_sample": described[0].first_sample,
         "pieces": described,
-        "channels": _channels(),
+        "channels": used_channels(),
     }
     probe = {"name": "probe00", "part_number": "NP2013", "serial_number": "1", "model": None}
     for key, value in changes.items():
@@ -185,7 +169,7 @@ def test_a_folder_for_each_recording(tmp_path):
 
 
 def _changed(k: int, **changes) -> list[Channel]:
-    channels = _channels()
+    channels = used_channels()
     channels[k] = channels[k].model_copy(update=changes)
     return channels
 
@@ -196,9 +180,9 @@ def _changed(k: int, **changes) -> list[Channel]:
         ({"serial_number": "2"}, "the serial number is 1 and 2"),
         ({"part_number": "NP2003"}, "the part number is NP2013 and NP2003"),
         ({"sampling_rate_hz": RATE * 1.0002}, "the sampling rate is 30000 and 30006 Hz"),
-        ({"channels": _channels()[:2]}, r"the second lacks the contacts of 1 channels \(AP12\)"),
+        ({"channels": used_channels()[:2]}, r"the second lacks the contacts of 1 channels \(AP12\)"),
         (
-            {"channels": [*_channels(), _channels()[0].model_copy(update={"contact_id": "s0e9"})]},
+            {"channels": [*used_channels(), used_channels()[0].model_copy(update={"contact_id": "s0e9"})]},
             r"the first lacks the contacts of 1 channels \(AP14\)",
         ),
         ({"channels": _changed(1, raw_column=1)}, r"1 channels have other columns in the raw file \(AP10\)"),
@@ -220,7 +204,9 @@ def test_other_probes_are_not_joined(tmp_path, changes, message):
 def test_order_and_names_of_channels_do_not_matter(tmp_path):
     """Channels are known by contact and column; the first session's order and names count."""
     documents, files = _two_sessions(tmp_path)
-    renamed = [channel.model_copy(update={"channel_id": "x" + channel.channel_id}) for channel in _channels()]
+    renamed = [
+        channel.model_copy(update={"channel_id": "x" + channel.channel_id}) for channel in used_channels()
+    ]
     stream = documents[1].probe.ap.model_copy(update={"channels": renamed[::-1]})
     documents[1] = documents[1].model_copy(
         update={"probe": documents[1].probe.model_copy(update={"ap": stream})}

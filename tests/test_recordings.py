@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from powerpixels.documents import Channel, PreprocessedUnit
+from powerpixels.documents import PreprocessedUnit
 from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
+from used_channels import USED, used_channels
 
 RATE = 30000.0
-USED = [4, 0, 2]  # the probe's columns, neither contiguous nor ascending
-
-
-def _channels() -> list[Channel]:
-    return [
-        Channel(
-            raw_column=column,
-            channel_id=f"AP{10 + column}",
-            contact_id=f"s{column % 2}e{column}",
-            shank=3 * (column % 4 // 2),
-            x_um=750.0 * (column % 4 // 2),
-            y_um=15.0 * column,
-            inter_sample_shift=column / 13,
-            gain_uv=2.34375,
-        )
-        for column in USED
-    ]
 
 
 def _unit(folder, channels, counts) -> None:
@@ -42,7 +26,7 @@ def _unit(folder, channels, counts) -> None:
 
 def test_preprocessed_unit_is_its_binary(tmp_path):
     counts = np.random.default_rng(2).integers(-9000, 9000, (500, 3)).astype("<i2")
-    _unit(tmp_path, _channels(), counts)
+    _unit(tmp_path, used_channels(), counts)
     recording = load_preprocessed(tmp_path)
     assert np.array_equal(recording.get_traces(), counts)
     assert np.allclose(recording.get_traces(return_in_uV=True), counts * 0.25)
@@ -55,7 +39,7 @@ def test_preprocessed_unit_is_its_binary(tmp_path):
 
 
 def test_preprocessed_unit_cut_short_is_refused(tmp_path):
-    _unit(tmp_path, _channels(), np.zeros((500, 3), "<i2"))
+    _unit(tmp_path, used_channels(), np.zeros((500, 3), "<i2"))
     with open(tmp_path / "traces.bin", "r+b") as handle:
         handle.truncate(100)
     with pytest.raises(DataError, match="expected 3000 bytes.*found 100"):

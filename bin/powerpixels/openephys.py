@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from powerpixels.documents import AnalogLine, Channel, Fault, Findings, Probe, RawFile, Stream, TtlLine
+from powerpixels.headers import HeaderError
 from powerpixels.openephys_headers import (
     OEBIN,
-    HeaderError,
     ProbeHeader,
     Recording,
     Settings,

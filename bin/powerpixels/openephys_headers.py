@@ -18,7 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from powerpixels.documents import Channel, RawFile
-from powerpixels.stage import TemporaryError
+from powerpixels.headers import HeaderError, read_bytes
 
 OEBIN = "structure.oebin"
 
@@ -29,18 +29,6 @@ LF_BELOW_HZ = 5000.0
 ALTERING = re.compile(r"filter|common avg|\bCAR\b|reference|whiten|resampl|downsampl|artifact", re.IGNORECASE)
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-
-
-class HeaderError(Exception):
-    """A header that cannot be used; ``code`` is the fault's stable name.
-
-    META_MISSING, META_UNREADABLE, SETTINGS_MISMATCH or UNKNOWN_PROBE.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        """Keep the code beside the message."""
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -134,22 +122,6 @@ class Source:
                 if item.get("identifier") == "neuropixels.electrode_index" and item.get("value"):
                     found[column] = int(item["value"][0])
         return found if len(set(found.values())) == len(found) > 1 else {}
-
-
-def read_bytes(path: Path, name: str) -> bytes:
-    """A header's content; messages call it ``name``.
-
-    Raises ``HeaderError`` (META_UNREADABLE) without permission, ``TemporaryError`` where the file
-    system does not let it be read now.
-    """
-    try:
-        return path.read_bytes()
-    except PermissionError:
-        raise HeaderError(
-            "META_UNREADABLE", f"{name}: no permission to read it. Give read access to the raw folder."
-        ) from None
-    except OSError as error:
-        raise TemporaryError(f"{name}: cannot be read now ({error.strerror})") from error
 
 
 def read_oebin(path: Path, name: str) -> dict:

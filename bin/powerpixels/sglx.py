@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from powerpixels.documents import AnalogLine, Channel, DigitalLine, Piece, RawFile, Stream
+from powerpixels.headers import HeaderError, read_bytes
 from powerpixels.rawdata import BYTES_PER_SAMPLE, open_rows
-from powerpixels.stage import DataError, TemporaryError
+from powerpixels.stage import DataError
 
 # Suffixes of a data file, in the order of preference: as recorded, compressed by mtscomp, by this pipeline.
 DATA_SUFFIXES = (".bin", ".cbin", ".zarr")
@@ -38,18 +39,6 @@ UUID = re.compile(r"\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECA
 # Phase 3A headers have no part number. Its 384-channel options have the geometry and the ADC
 # order that probeinterface files under this one (its own reader takes the same).
 PHASE3A_GEOMETRY = "NP1010"
-
-
-class HeaderError(DataError):
-    """A header that cannot be used; ``code`` is the fault's stable name.
-
-    META_UNREADABLE, UNKNOWN_PROBE, UNSUPPORTED_STREAM, INDEX_MISSING or DATA_UNREADABLE.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        """Keep the code beside the message."""
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -183,14 +172,7 @@ def read_meta(path: Path, raw_root: Path | None = None) -> SglxMeta:
     path = Path(path)
     name = path.as_posix() if raw_root is None else path.relative_to(raw_root).as_posix()
     advice = "Restore the .meta file as SpikeGLX wrote it."
-    try:
-        content = path.read_bytes()
-    except PermissionError:
-        raise HeaderError(
-            "META_UNREADABLE", f"{name}: no permission to read it. Give read access to the raw folder."
-        ) from None
-    except OSError as error:
-        raise TemporaryError(f"{name}: cannot be read now ({error.strerror})") from error
+    content = read_bytes(path, name)
     if not content.strip():
         raise HeaderError("META_UNREADABLE", f"{name}: key=value text was expected, it is empty. {advice}")
     if b"\0" in content:
