@@ -12,10 +12,10 @@ export UV
 export PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines demo test lint lock clean
+.PHONY: help setup engines demo test lint lock clean images test-cluster
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 .engines/uv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: $(PYTHON) is older; name another with make PYTHON=..."; exit 1; }
@@ -45,12 +45,43 @@ demo: setup ## Simulate a session, run the pipeline on it, compare with the know
 	.venv/bin/python tools/demo.py
 
 test: setup engines ## All tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto --dist loadfile
 
 lint: setup engines ## Style of the Python and the Nextflow code
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.engines/nextflow-25.04.0/nextflow lint main.nf nextflow.config conf modules subworkflows
+
+# Apptainer images. Debian comes from Docker Hub, or by debootstrap from a mirror:
+#   make images IMAGE_FLAGS="--build-arg BOOTSTRAP=debootstrap --build-arg MIRROR=<address>"
+# The image for CPU work leaves out the sorter, and with it torch and CUDA: most of the size.
+IMAGE_PYTHON  := 3.11
+IMAGE_FLAGS   ?=
+IMAGE_DROPS_gpu :=
+IMAGE_DROPS_cpu := --overrides containers/without_sorter.txt
+
+images: containers/powerpixels-cpu.sif containers/powerpixels-gpu.sif ## The Apptainer images, from requirements.lock
+
+.SECONDARY: containers/requirements-cpu.txt containers/requirements-gpu.txt
+containers/requirements-%.txt: requirements.lock pyproject.toml containers/without_sorter.txt | $(NEED_UV)
+	"$(UV)" pip compile -q --python-version $(IMAGE_PYTHON) --constraints requirements.lock --generate-hashes \
+	    --no-annotate --no-header $(IMAGE_DROPS_$*) -o $@ pyproject.toml
+
+# Debian's Python in the image must be the version that the packages are for.
+containers/powerpixels-%.sif: containers/requirements-%.txt containers/powerpixels.def | $(NEED_UV)
+	rm -rf containers/site-$*
+	"$(UV)" pip install -q --target containers/site-$* --python "$(PYTHON)" --python-version $(IMAGE_PYTHON) \
+	    --python-platform x86_64-manylinux_2_36 --only-binary :all: --no-deps --require-hashes -r $<
+	apptainer build --fakeroot --force --build-arg SITE_PACKAGES=containers/site-$* $(IMAGE_FLAGS) \
+	    $@.partial containers/powerpixels.def
+	rm -rf containers/site-$*
+	mv $@.partial $@
+	cd containers && sha256sum $(@F) > $(@F).sha256
+
+test-cluster: setup engines ## Tests in real images and on a real one-node SLURM: root on Debian, half an hour
+	tests/cluster/setup_apptainer.sh
+	tests/cluster/setup_slurm.sh
+	POWERPIXELS_CLUSTER=1 .venv/bin/python -m pytest tests/cluster
 
 lock: ## Resolve the dependencies anew into requirements.lock
 	"$(UV)" lock -q --upgrade

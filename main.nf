@@ -8,6 +8,12 @@ include { NEUROPIXELS                  } from './subworkflows/neuropixels'
 workflow {
     main:
     def opts = readParams(params, file("${projectDir}/nextflow_schema.json"))
+    if (opts.sorter_image && !workflow.containerEngine) {
+        error("--sorter_image: tasks run in images only with a profile that says so, such as -profile apptainer")
+    }
+    if (opts.scratch && !nextflow.version.matches('>=25.04.0')) {
+        error("--scratch needs Nextflow 25.04 or newer, this is ${nextflow.version}: older ones take a task for done whose results could not be copied back whole")
+    }
     // [ [subject: 'mouse01', session: '2026-03-01_001'], /data/mouse01/run1_g0, [], 'd41d8c…' ]
     sessions = channel.fromList(readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json")))
 
@@ -20,7 +26,7 @@ workflow {
             name: 'software_versions.yml',
             storeDir: "${opts.outdir}/pipeline_info",
             sort: true,
-            seed: "Workflow:\n  powerpixels: ${workflow.manifest.version}\n  Nextflow: ${workflow.nextflow.version}\n"
+            seed: "Workflow:\n  powerpixels: ${workflow.manifest.version}\n  Nextflow: ${workflow.nextflow.version}\n" + imageLines(opts)
         )
 
     workflow.onComplete = {
@@ -38,4 +44,15 @@ workflow {
 def versionLines(process, versions) {
     def named = new groovy.json.JsonSlurper().parse(versions)
     return "${process.tokenize(':').last()}:\n".toString() + named.collect { entry -> "  ${entry.key}: ${entry.value}\n" }.join('')
+}
+
+// The images that tasks ran in, with the digests that `make images` left beside them.
+def imageLines(opts) {
+    def cpu = opts.container ?: "${projectDir}/containers/powerpixels-cpu.sif"
+    def gpu = opts.sorter_image ?: opts.container ?: "${projectDir}/containers/powerpixels-gpu.sif"
+    def images = workflow.containerEngine ? [cpu, gpu].collect { image -> image.toString() }.unique() : []
+    return images.collect { image ->
+        def digest = file("${image}.sha256")
+        "  ${file(image).name}: ${digest.exists() ? 'sha256 ' + digest.text.tokenize()[0] : 'digest not known'}\n".toString()
+    }.join('')
 }

@@ -3,9 +3,10 @@
 
     .venv/bin/python benchmarks/preprocess.py [SECONDS] [ROUNDS] [MINUTES]
 
-A generated recording of a 1.0 probe (384 channels) of SECONDS goes through both engines with all cores, in
-turns, each run in a process of its own. Times are wall clock, the median of the rounds: of the pass from raw
-file to traces.bin, and of finding bad channels before it, which takes as long for any long recording; in
+A generated recording of a 1.0 probe (384 channels) of SECONDS, with a tone that a notch takes out, and with
+muting on, goes through both engines with all cores, in turns, each run in a process of its own. Times are
+wall clock, the median of the rounds: of the pass from raw file to traces.bin, and of finding bad channels and
+the tone before it, which takes as long for any long recording; in
 brackets seconds of all cores, which tell more where others use the machine too. A pass holds what is done
 once (the fast one's plan of the medians, code that is loaded): 2 s of one core. Beside them the machine's
 limits: copying the file, and the transforms alone. Then the fast engine on 1 minute and on MINUTES: speed,
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 RATE = 30_000
 N_CHANNELS = 384
 GAIN_UV = 2.34375
+TONE_HZ = 8_900
 REFERENCES = ("local", "global", "destripe", "none")
 ENGINES = ("spikeinterface", "fast")
 
@@ -65,6 +67,7 @@ def write_recording(folder: Path, n_seconds: int) -> None:
         for first in range(0, n, RATE):
             own = 10 * rng.standard_normal((RATE, N_CHANNELS), dtype=np.float32)
             uv = sosfilt(sos, own + shared[first : first + RATE, None], axis=0)
+            uv += 5 * np.sin(2 * np.pi * TONE_HZ * np.arange(RATE) / RATE)[:, None]
             counts[first : first + RATE, :-1] = np.rint(uv / GAIN_UV)
         while n_written < n_seconds * RATE:
             part = counts[: n_seconds * RATE - n_written]
@@ -98,7 +101,7 @@ def write_recording(folder: Path, n_seconds: int) -> None:
         subject="s", session="1", acquisition="spikeglx", acquisition_version=None, start_time=None
     )
     described = Probe(
-        name="probe00", part_number=None, serial_number=None, model=None, shanks=[0], ap=stream, lf=None
+        name="probe00", part_number="NP1000", serial_number=None, model=None, shanks=[0], ap=stream, lf=None
     )
     joined = JoinedProbe(recordings=[ProbeDocument(session=session, probe=described)])
     joined.save(folder / "probe.json")

@@ -1,11 +1,13 @@
 """How well and how fast streams are synchronised: random sessions, other tools, three hours, reading.
 
-Run: ``python benchmarks/sync.py [cases per kind of wave and fault]``; needs the tests' simulation beside it.
+Run: ``python benchmarks/sync.py [cases per kind of wave and fault] [MB of the AP file]``; needs the tests'
+simulation beside it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -20,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from clock_streams import Drifting, cases, largest_error, pulses_of, sinusoid, warming_up, wave
 from powerpixels import clock
 from powerpixels.documents import Piece, RawFile, Stream
-from powerpixels.edges import extract_edges
+from powerpixels.edges import extract_edges, word_edges
 from powerpixels.stage import DataError
 
 
@@ -171,8 +173,22 @@ def match_long_session(hours: float, n_probes: int) -> tuple[float, float]:
     return seconds, peak
 
 
-def extraction_speed(megabytes: int) -> float:
-    """MB per second at which the edges of a probe's AP file are found."""
+@dataclass
+class Reading:
+    """MB per second of an AP file: its edges found, and the file just read; cold and from the cache."""
+
+    edges_cold: float
+    read_cold: float
+    edges_cached: float
+    read_cached: float
+
+
+def extraction_speed(megabytes: int) -> Reading:
+    """How fast the edges of a probe's AP file are found, beside how fast it can be read at all.
+
+    Cold: after the file's pages were dropped from the cache (``posix_fadvise``). The sync word is 2 of 770
+    bytes, but every page of the file holds some of them, so all of it is read.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.ap.bin"
         n = megabytes * 10**6 // 770
@@ -194,9 +210,43 @@ def extraction_speed(megabytes: int) -> float:
             sync_column=384,
             sync_bit=6,
         )
-        begun = time.monotonic()
-        extract_edges(stream, Path(folder))
-        return megabytes / (time.monotonic() - begun)
+
+        def read() -> None:
+            buffer = bytearray(2**25)
+            with open(path, "rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+        def drop() -> None:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+        speeds = []
+        for cold in (True, False):
+            for task in (lambda: extract_edges(stream, Path(folder)), read):
+                if cold:
+                    drop()
+                begun = time.monotonic()
+                task()
+                speeds.append(megabytes / (time.monotonic() - begun))
+        return Reading(*speeds)
+
+
+def words_speed(samples: int) -> tuple[float, float]:
+    """Seconds in which the edges of so many sync words in memory are found, and peak of memory (MB)."""
+    words = np.where(np.arange(2**24) // 15000 % 2, 64, 0).astype(np.uint16)
+    before = None
+    tracemalloc.start()
+    begun = time.monotonic()
+    for first in range(0, samples, len(words)):
+        some = words[: samples - first]
+        word_edges(some, before)
+        before = some[-1]
+    seconds = time.monotonic() - begun
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    return seconds, peak
 
 
 def refusals(n_each: int, seed: int) -> dict[tuple[str, str], tuple[int, int, float]]:
@@ -222,7 +272,13 @@ def main() -> None:
         print(f"{row.fault:45s}{cells[0]:>12s}{cells[1]:>12s}{cells[2]:>14s}")
     seconds, peak = match_long_session(3, 4)
     print(f"\n3 hours, 4 probes and a NIDQ: matched in {seconds:.1f} s, at most {peak:.0f} MB")
-    print(f"Edges of an AP file of 600 MB: {extraction_speed(600):.0f} MB/s")
+    seconds, peak = words_speed(5 * 3 * 3600 * 30000)
+    print(f"3 hours of 5 streams' sync words in memory: edges in {seconds:.1f} s, at most {peak:.0f} MB")
+    megabytes = int(sys.argv[2]) if len(sys.argv) > 2 else 600
+    speed = extraction_speed(megabytes)
+    cold = f"edges {speed.edges_cold:.0f}, mere reading {speed.read_cold:.0f}"
+    cached = f"edges {speed.edges_cached:.0f}, mere reading {speed.read_cached:.0f}"
+    print(f"AP file of {megabytes} MB, MB/s: cold {cold}; from the page cache {cached}")
     n_each = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     print(f"\n{'wave':10s}{'fault':32s}{'sessions':>9s}{'refused':>9s}{'max error µs':>14s}")
     for (kind, fault), (n, refused, worst) in refusals(n_each, seed=1).items():

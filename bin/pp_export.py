@@ -8,7 +8,7 @@ from powerpixels.stage import run_stage, write_versions
 
 
 def main(argv):
-    """Parse arguments, gather the probe, write `<out>/alf`, `<out>/nwb` and `<out>/summary.json`."""
+    """Parse arguments, gather the probe, write `<out>/alf`, `<out>/nwb` and two documents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--probe", type=Path, required=True, help="the probe's document in the session to export"
@@ -42,6 +42,7 @@ def main(argv):
     alf.write_alf(probe, args.out / "alf")
     nwb.write_nwb(probe, args.out / "nwb")
     export.summarise(probe).save(args.out / "summary.json")
+    export.agreement_of(probe).save(args.out / "agreement.json")
     write_versions(Path("versions.json"), "spikeinterface", "pynwb", "hdmf", "h5py", "numpy", "pandas")
 
 

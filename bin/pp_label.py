@@ -17,15 +17,23 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--analysis", type=Path, required=True, help="the unit's folder from ANALYZE")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--bombcell-params", type=Path, help="JSON object: thresholds in place of the defaults"
+        "--bombcell-params", type=Path, help="JSON object: Bombcell's parameters in place of its defaults"
     )
+    parser.add_argument("--ibl-params", type=Path, help="JSON object: IBL's criteria in place of its own")
+    parser.add_argument("--unitrefine-models", type=Path, help="folder made by powerpixels fetch-models")
     arguments = parser.parse_args(argv)
 
     from powerpixels.label import label_units
 
-    thresholds = read_json(arguments.bombcell_params) if arguments.bombcell_params else {}
-    label_units(arguments.sorting, arguments.analysis, arguments.out, thresholds)
-    write_versions(Path("versions.json"), "spikeinterface", "pandas")
+    label_units(
+        arguments.sorting,
+        arguments.analysis,
+        arguments.out,
+        bombcell=read_json(arguments.bombcell_params) if arguments.bombcell_params else {},
+        ibl=read_json(arguments.ibl_params) if arguments.ibl_params else {},
+        models=arguments.unitrefine_models,
+    )
+    write_versions(Path("versions.json"), "spikeinterface", "bombcell", "ibllib", "scikit-learn", "pandas")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--probe", type=Path, required=True, help="the probe's recordings (JSON)")
     parser.add_argument("--raw-dir", type=Path, required=True, help="folder with their raw files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--preprocessing", choices=("fast", "spikeinterface"), default="fast")
+    parser.add_argument("--preprocessing", choices=("fast", "gpu", "spikeinterface"), default="fast")
     parser.add_argument("--reference", choices=("local", "global", "destripe", "none"), default="local")
+    parser.add_argument("--reference-multi-shank", choices=("local", "global", "destripe", "none"))
+    parser.add_argument("--reference-scope", choices=("shank", "probe"), default="shank")
+    parser.add_argument("--notch", choices=("auto", "off"), default="auto")
+    parser.add_argument("--notch-threshold-uv2-hz", type=float, default=0.0137)
+    parser.add_argument("--mute", choices=("none", "saturation", "artifacts"), default="saturation")
     parser.add_argument("--highpass-hz", type=float, default=300.0)
     parser.add_argument("--local-radius-um", type=_radii, default=(40.0, 200.0), metavar="INNER,OUTER")
     parser.add_argument("--sort-by", choices=("shank", "probe"), default="shank")
@@ -45,6 +50,11 @@ def main(argv: Sequence[str]) -> None:
         Settings(
             engine=arguments.preprocessing,
             reference=arguments.reference,
+            reference_multi_shank=arguments.reference_multi_shank,
+            reference_scope=arguments.reference_scope,
+            notch=arguments.notch,
+            notch_threshold_uv2_hz=arguments.notch_threshold_uv2_hz,
+            mute=arguments.mute,
             highpass_hz=arguments.highpass_hz,
             local_radius_um=arguments.local_radius_um,
             sort_by=arguments.sort_by,
@@ -52,10 +62,7 @@ def main(argv: Sequence[str]) -> None:
         ),
         jobs=arguments.jobs,
     )
-    packages = ["spikeinterface", "probeinterface", "numpy", "scipy"]
-    if arguments.preprocessing == "fast":
-        packages.append("numba")
-    write_versions(Path("versions.json"), *packages)
+    write_versions(Path("versions.json"), "spikeinterface", "probeinterface", "numpy", "scipy", "numba")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--sync", type=Path, help="sync.json: time stamps on the reference clock")
     parser.add_argument("--lfp", action="store_true", help="write lfp.zarr, the LF band")
+    parser.add_argument("--notch", choices=("auto", "off"), default="auto")
+    parser.add_argument("--notch-threshold-uv2-hz", type=float, default=0.0137)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--jobs", type=int, default=1, help="threads")
     arguments = parser.parse_args(argv)
@@ -34,6 +36,8 @@ def main(argv: Sequence[str]) -> None:
         fit=ClockFit.load(arguments.sync) if arguments.sync else None,
         lfp=arguments.lfp,
         seed=arguments.seed,
+        notch=arguments.notch,
+        notch_threshold_uv2_hz=arguments.notch_threshold_uv2_hz,
     )
     draw(arguments.out)
     packages = ["numpy", "scipy", "numba", "pydantic", "probeinterface", "matplotlib"]

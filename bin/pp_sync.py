@@ -8,7 +8,7 @@ from powerpixels.stage import run_stage, write_versions
 
 
 def main(argv):
-    """Parse the arguments, write sync.json, residuals.png, IBL's files in ibl/, and versions.json."""
+    """Parse the arguments, write sync.json, residuals.png and .json, IBL's files in ibl/, versions.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--probe", type=Path, help="the probe's document (probe00.json)")
@@ -38,11 +38,11 @@ def main(argv):
     from powerpixels.wiring import load_wiring
 
     if args.probe:
-        probe = ProbeDocument.load(args.probe).probe
-        name, stream = probe.name, probe.ap
+        document = ProbeDocument.load(args.probe)
+        name, stream = document.probe.name, document.probe.ap
     else:
-        stream = StreamDocument.load(args.stream).stream
-        name = stream.name
+        document = StreamDocument.load(args.stream)
+        name, stream = document.stream.name, document.stream
     edges, reference = Edges.load(args.probe_edges), Edges.load(args.reference_edges)
     wiring = load_wiring(args.wiring)
     clock.check_edges(edges, stream)
@@ -60,6 +60,9 @@ def main(argv):
         sync_files.plot_residuals(
             fit, pairs, edges, reference.sampling_rate_hz, own, args.out / "residuals.png"
         )
+        sync_files.binned_residuals(
+            fit, pairs, edges, reference.sampling_rate_hz, document.session, args.max_error_us
+        ).save(args.out / "residuals.json")
     fit.save(args.out / "sync.json")
     sync_files.write_ibl(fit, stream, args.out / "ibl")
     write_versions(Path("versions.json"), "matplotlib", "numpy", "pydantic")

@@ -54,6 +54,9 @@ def readParam(name, spec, value, required) {
     if (!problem && spec.format == 'file-path' && !file(text).isFile()) {
         problem = 'no such file'
     }
+    if (!problem && spec.format == 'directory-path' && spec.exists && !file(text).isDirectory()) {
+        problem = 'no such folder'
+    }
     if (problem) {
         return [name: name, value: null, fault: "--${name}: ${problem}, found '${text}'".toString()]
     }
@@ -86,7 +89,8 @@ def distance(a, b) {
 
 // The samplesheet's sessions: a list of [meta, raw folder, wanted probes (empty: all), fingerprint, joined, histology].
 // meta has subject and session (YYYY-MM-DD_NNN); the schema is assets/schema_input.json. joined has the session under
-// whose name its probes are sorted (its own, or concatenated_NAME) and how many sessions are. histology is null or
+// whose name its probes are sorted (its own, or concatenated_NAME), how many sessions are, and the row's own sorter and
+// sorter_params (the file's path), '' where it has none. histology is null or
 // [file or folder of tracings, its fingerprint].
 def readSamplesheet(sheet_path, schema_file) {
     def sheet = file(sheet_path)
@@ -130,12 +134,15 @@ def readSamplesheet(sheet_path, schema_file) {
     sound.groupBy { row -> row.raw.toRealPath().toString() }.findAll { entry -> entry.value.size() > 1 }.each { entry ->
         faults << "rows ${entry.value*.number.join(', ')}, column 'raw': the same folder stands there more than once: ${entry.key}"
     }
+    sound.findAll { row -> row.concatenate }.groupBy { row -> [row.meta.subject, row.concatenate] }.findAll { entry -> entry.value.collect { row -> row.sorting }.unique().size() > 1 }.each { entry ->
+        faults << "rows ${entry.value*.number.join(', ')}, columns 'sorter', 'sorter_params': ${entry.key[0]}'s sessions ${entry.key[1]} are to be sorted as one, with different sorters or parameters: give each of these rows the same"
+    }
     if (faults) {
         sheetError(sheet, faults)
     }
     return sound.collect { row ->
         def size = row.concatenate ? sound.count { other -> other.meta.subject == row.meta.subject && other.concatenate == row.concatenate } : 1
-        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size], row.histology ? [row.histology, fingerprint(row.histology)] : null]
+        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size] + row.sorting, row.histology ? [row.histology, fingerprint(row.histology)] : null]
     }
 }
 
@@ -152,7 +159,7 @@ def splitRow(line) {
     }
 }
 
-// One row: [number (of its line), faults, meta, raw, probes, concatenate, histology].
+// One row: [number (of its line), faults, meta, raw, probes, concatenate, histology, sorting].
 def readRow(line, number, header, schema, folder) {
     def fields = splitRow(line)
     if (fields.size() != header.size()) {
@@ -192,7 +199,8 @@ def readRow(line, number, header, schema, folder) {
     }
     def meta = [subject: values.subject, session: session]
     def wanted = (values.probes ?: '').tokenize(' ;')
-    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted, concatenate: values.concatenate ?: '', histology: values.histology ? folder.resolve(values.histology).normalize() : null]
+    def sorting = [sorter: values.sorter ?: '', sorter_params: values.sorter_params ? folder.resolve(values.sorter_params).normalize().toString() : '']
+    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted, concatenate: values.concatenate ?: '', histology: values.histology ? folder.resolve(values.histology).normalize() : null, sorting: sorting]
 }
 
 def isDate(text) {

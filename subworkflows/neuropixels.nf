@@ -9,6 +9,7 @@ include { COMPRESS            } from '../modules/compress'
 include { RAW_QC              } from '../modules/raw_qc'
 include { HISTOLOGY           } from '../modules/histology'
 include { PREPROCESS          } from '../modules/preprocess'
+include { DRIFT               } from '../modules/drift'
 include { SORT                } from '../modules/sort'
 include { ANALYZE             } from '../modules/analyze'
 include { LABEL               } from '../modules/label'
@@ -99,7 +100,7 @@ workflow NEUROPIXELS {
         probes
             .map { meta, document, files, _is_reference, lf_files -> [meta, document, files + lf_files] }
             .join(SYNC.out.sync),
-        opts.subMap(['lfp', 'seed']),
+        opts.subMap(['lfp', 'notch', 'notch_threshold_uv2_hz', 'seed']),
         codeDigest('pp_raw_qc.py')
     )
 
@@ -117,22 +118,39 @@ workflow NEUROPIXELS {
             .map { meta, document, files, joined, _sync -> [joined, [meta.session, document, files]] }
             .groupTuple(remainder: true)
             .map { key, recordings -> [key.getGroupTarget()] + joinedRecordings(recordings) },
-        opts.subMap(['preprocessing', 'reference', 'local_radius_um', 'highpass_hz', 'sort_by', 'seed']),
+        opts.subMap(['preprocessing', 'reference', 'reference_multi_shank', 'reference_scope', 'local_radius_um', 'highpass_hz', 'notch', 'notch_threshold_uv2_hz', 'mute', 'sort_by', 'seed']),
         codeDigest('pp_preprocess.py')
     )
 
     // Traces to units, one task for each sorting unit from SORT on.
-    units = PREPROCESS.out.preprocessed.flatMap { meta, _record, folders -> sortingUnits(meta, folders) } // [ val(meta), path(folder) ]
+    preprocessed = PREPROCESS.out.preprocessed.flatMap { meta, _record, folders -> sortingUnits(meta, folders) } // [ val(meta), path(folder) ]
+    // The motion, beside the sorting; ahead of it where the traces are corrected for it.
+    drifting = preprocessed.filter { _unit -> opts.drift != 'off' }
+    DRIFT(drifting, opts.subMap(['drift', 'seed']), codeDigest('pp_drift.py'))
+    units = opts.drift == 'dredge' ? DRIFT.out.corrected : preprocessed
+    sorters = joined_of
+        .map { meta, joined -> [sessionOf(meta), joined.getGroupTarget()] }
+        .combine(sessions.map { meta, _raw, _wanted, _print, joined, _histology -> [meta] + sorterOf(joined, opts) }, by: 0)
+        .map { _session, joined, sorter, parameters -> [joined, sorter, parameters] }
+        .unique() // [ val(joined meta), val(sorter), val(path of its parameters or '') ]
     SORT(
-        units,
-        opts.sorter_params ? file(opts.sorter_params) : [],
-        opts.subMap(['sorter', 'device', 'seed']),
+        units
+            .map { meta, folder -> [probeOf(meta), meta, folder] }
+            .combine(sorters, by: 0)
+            .map { _probe, meta, folder, sorter, parameters -> [meta, folder, sorter, parameters ? file(parameters) : []] },
+        opts.subMap(['device', 'seed', 'drift', 'keep_binary']),
         codeDigest('pp_sort.py')
     )
-    ANALYZE(units.join(SORT.out.sorting), opts.subMap(['seed']), codeDigest('pp_analyze.py'))
+    ANALYZE(
+        units.join(SORT.out.sorting),
+        opts.subMap(['seed', 'pca_metrics']) + [bombcell: bombcellMeasuring(opts.bombcell_params)],
+        codeDigest('pp_analyze.py')
+    )
     LABEL(
         SORT.out.sorting.join(ANALYZE.out.analysis),
         opts.bombcell_params ? file(opts.bombcell_params) : [],
+        opts.ibl_params ? file(opts.ibl_params) : [],
+        opts.unitrefine_models ? file(opts.unitrefine_models) : [],
         codeDigest('pp_label.py')
     )
 
@@ -172,6 +190,8 @@ workflow NEUROPIXELS {
             EVENTS.out.done.map { meta -> [false, idOf(meta), ''] },
             RAW_QC.out.raw_qc.map { meta, _files -> [false, idOf(meta + [stream: 'raw_qc']), ''] },
             COMPRESS.out.done.map { meta -> [false, idOf(meta), ''] },
+            drifting.map { meta, _folder -> [true, idOf(meta + [stream: "drift ${meta.unit}".toString()]), ''] },
+            DRIFT.out.drift.map { meta, _drift -> [false, idOf(meta + [stream: "drift ${meta.unit}".toString()]), ''] },
             REFUSE.out.never.map { meta -> [false, idOf(meta), ''] }
         )
         .toList()
@@ -185,13 +205,15 @@ workflow NEUROPIXELS {
         INSPECT.out.inspect
             .map { _meta, documents -> documents.find { document -> document.name == 'inventory.json' } }
             .toSortedList { inventory -> inventory.text },
+        EXPORT.out.agreement.toSortedList { agreement -> agreement.text },
+        SYNC.out.residuals.toSortedList { residuals -> residuals.text },
         failures,
         codeDigest('pp_report.py')
     )
 
     versions = INSPECT.out.versions.mix(
         EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, COMPRESS.out.versions, RAW_QC.out.versions,
-        HISTOLOGY.out.versions, PREPROCESS.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
+        HISTOLOGY.out.versions, PREPROCESS.out.versions, DRIFT.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
     )
 
     emit:
@@ -287,6 +309,12 @@ def sortingUnits(meta, folders) {
     return units.collect { folder -> [meta + [unit: folder.name, n_units: units.size()], folder] }
 }
 
+// [sorter, path of its parameter file or '']: the samplesheet's, else the run's. The run's file is of the run's sorter.
+def sorterOf(row, opts) {
+    def sorter = row.sorter ?: opts.sorter
+    return [sorter, row.sorter_params ?: (sorter == opts.sorter ? opts.sorter_params : null) ?: '']
+}
+
 def sessionOf(meta) {
     return meta.subMap(['subject', 'session'])
 }
@@ -304,4 +332,20 @@ def expectedOf(seen, compress) {
 
 def idOf(meta) {
     return [meta.subject, meta.session, meta.probe ?: meta.stream ?: '', meta.stream ?: '']
+}
+
+// What of the user's Bombcell parameters bears on its measuring, as JSON: a changed threshold does not measure anew.
+// The names are those of MEASURING in bin/powerpixels/bombcell_labels.py.
+def bombcellMeasuring(path) {
+    def measuring = [
+        'detrendWaveform', 'nRawSpikesToExtract', 'extractRaw', 'rpv_method', 'tauR_values', 'tauC', 'tauR_reject',
+        'contamination_values', 'confidence_threshold', 'computeTimeChunks', 'deltaTimeChunk', 'presenceRatioBinSize',
+        'computeDrift', 'driftBinSize', 'minThreshDetectPeaksTroughs', 'normalizeSpDecay', 'spDecayLinFit',
+        'computeSpatialDecay', 'computeDistanceMetrics', 'nChannelsIsoDist', 'removeDuplicateSpikes',
+        'duplicateSpikeWindow_s',
+    ]
+    def given = path ? new groovy.json.JsonSlurper().parse(file(path)) : [:]
+    // With time chunks the thresholds choose what is measured. What is no object LABEL refuses, with reasons.
+    def used = !(given instanceof Map) ? [:] : given.computeTimeChunks == true ? given : given.subMap(measuring.findAll { name -> given.containsKey(name) })
+    return groovy.json.JsonOutput.toJson(used)
 }

@@ -47,6 +47,14 @@ LABELS = {
     (2, 0): ("unjudged", "unjudged"),
     (2, 7): ("good", "non_soma"),
 }
+# unitrefine, its probability, IBL's score and bitwise field, consensus; of unit 0 on shank 2 nothing is known.
+OTHER_LABELS = {
+    (0, 2): ("good", 0.75, 1.0, 0, "good"),
+    (0, 7): ("noise", 1 / 3, 2 / 3, 4, "noise"),
+    (0, 11): ("mua", 0.5, 1 / 3, 3, "mua"),
+    (2, 0): ("unjudged", None, None, None, "unjudged"),
+    (2, 7): ("good", 0.875, 1.0, 0, "good"),
+}
 BAD = {(0, 4): "dead", (0, 7): "noise", (2, 10): "out", (2, 11): "out", **{(1, k): "out" for k in range(12)}}
 CLOCK = ClockFit(
     probe="probe00",
@@ -240,6 +248,15 @@ def _write_unit(made: Sorted, unit: UnitFolders, shank: int, kept: list[Channel]
             "unit_id": ids[::-1],
             "kilosort": [LABELS[shank, i][0] for i in ids[::-1]],
             "bombcell": [LABELS[shank, i][1] for i in ids[::-1]],
+            "unitrefine": [OTHER_LABELS[shank, i][0] for i in ids[::-1]],
+            "ibl": [
+                "unjudged" if score is None else "good" if score == 1 else "mua"
+                for _, _, score, _, _ in (OTHER_LABELS[shank, i] for i in ids[::-1])
+            ],
+            "consensus": [OTHER_LABELS[shank, i][4] for i in ids[::-1]],
+            "unitrefine_probability": [OTHER_LABELS[shank, i][1] for i in ids[::-1]],
+            "ibl_score": [OTHER_LABELS[shank, i][2] for i in ids[::-1]],
+            "ibl_bitwise": [OTHER_LABELS[shank, i][3] for i in ids[::-1]],
         }
     ).to_csv(unit.labels / "labels.csv", index=False)
     if not kept:

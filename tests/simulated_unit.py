@@ -12,8 +12,19 @@ RATE = 30000.0
 GAIN_UV = 0.29296875
 
 
-def write_unit(folder: Path, traces_uv: np.ndarray, locations: np.ndarray, unit: str = "shank0") -> Path:
-    """Write traces.bin and recording.json; raw columns and contacts are not the columns' positions."""
+def write_unit(
+    folder: Path,
+    traces_uv: np.ndarray,
+    locations: np.ndarray,
+    unit: str = "shank0",
+    shanks: np.ndarray | None = None,
+) -> Path:
+    """Write traces.bin and recording.json; raw columns and contacts are not the columns' positions.
+
+    shanks: each channel's shank; all 0 where it is missing.
+    """
+    if shanks is None:
+        shanks = np.zeros(len(locations), dtype=int)
     folder.mkdir(parents=True)
     np.rint(traces_uv / GAIN_UV).astype("<i2").tofile(folder / "traces.bin")
     channels = [
@@ -21,13 +32,13 @@ def write_unit(folder: Path, traces_uv: np.ndarray, locations: np.ndarray, unit:
             raw_column=2 * index + 5,
             channel_id=f"AP{2 * index + 5}",
             contact_id=f"e{100 + index}",
-            shank=0,
+            shank=int(shank),
             x_um=float(x),
             y_um=float(y),
             inter_sample_shift=0.0,
             gain_uv=2.34375,
         )
-        for index, (x, y) in enumerate(locations)
+        for index, ((x, y), shank) in enumerate(zip(locations, shanks, strict=True))
     ]
     PreprocessedUnit(
         probe="probe00",

@@ -8,9 +8,10 @@ import logging
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
 import spikeinterface as si
-from exported_probe import BAD, CLOCK, LABELS, N_SAMPLES, RATE, UNIT_IDS, built, session_of
+from exported_probe import BAD, CLOCK, LABELS, N_SAMPLES, OTHER_LABELS, RATE, UNIT_IDS, built, session_of
 from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import alf
@@ -49,7 +50,7 @@ def channels(folder):
 
 def test_names_are_alf_and_one_loads_them(folder, caplog):
     names = sorted(path.name for path in folder.iterdir())
-    assert len(names) == 21
+    assert len(names) == 24
     assert [name for name in names if not spec.is_valid(name)] == []
     with caplog.at_level(logging.WARNING):
         assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 5)
@@ -96,7 +97,12 @@ def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
 def test_clock_is_stated(folder):
     clock = json.loads((folder / "_powerpixels_clock.fit.json").read_text())
     assert "'nidq'" in clock.pop("description")
+    files = clock.pop("files")
     assert clock == CLOCK.model_dump(mode="json")
+    assert files == {
+        "spikes.times.npy": {"clock": "nidq", "unit": "s", "bound_us": CLOCK.bound_us},
+        "spikes.samples.npy": {"clock": CLOCK.stream, "unit": "samples", "bound_us": 0.0},
+    }
 
 
 def waveforms(made, shank, unit_id):
@@ -179,6 +185,15 @@ def test_labels_and_metrics_are_joined_by_unit(made, clusters):
     assert list(zip(table["ks2_label"], table["bombcell_label"], strict=True)) == [LABELS[u] for u in UNITS]
     assert clusters["kilosortLabels"].tolist() == [1, 0, 1, -1, 1]
     assert clusters["bombcellLabels"].tolist() == [1, 0, 2, -1, 3]
+    assert clusters["unitrefineLabels"].tolist() == [1, 0, 2, -1, 1]
+    assert clusters["consensusLabels"].tolist() == [1, 0, 2, -1, 1]
+    assert clusters["iblLabels"].tolist() == [1, 2 / 3, 1 / 3, -1, 1]
+    given = pd.DataFrame([OTHER_LABELS[u] for u in UNITS], dtype=object)
+    columns = ["unitrefine_label", "unitrefine_probability", "label", "ibl_bitwise", "consensus_label"]
+    for column, name in enumerate(columns):
+        expected = given[column].to_list()
+        found = table[name].astype(object).where(table[name].notna(), None).to_list()
+        assert found == expected, name
     for name in ("firing_rate", "snr"):
         expected = [made.metrics[shank].loc[unit_id, name] for shank, unit_id in UNITS]
         assert table[name].to_numpy() == pytest.approx(expected, rel=1e-15)
@@ -210,7 +225,7 @@ def test_gaps_lead_from_samples_to_times(made, tmp_path):
     document = session_of(made, "2026-03-01_001", *pieces)
     alf.write_alf(gather(document, made.preprocess, CLOCK, made.units), tmp_path)
     names = [path.name for path in tmp_path.iterdir()]
-    assert len(names) == 24
+    assert len(names) == 27
     assert [name for name in names if not spec.is_valid(name)] == []
     gaps = load_object(tmp_path, "gaps")
     assert {name: gaps[name].dtype.str for name in gaps} == {

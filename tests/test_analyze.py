@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import spikeinterface as si
-from powerpixels.analyze import QUALITY_METRICS, AnalysisDocument, analyze_unit, load_sorting
+from powerpixels.analyze import (
+    PCA_METRICS,
+    QUALITY_METRICS,
+    AnalysisDocument,
+    Suggestions,
+    analyze_unit,
+    extension_parameters,
+    load_sorting,
+    suggest,
+)
+from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
 from simulated_unit import GAIN_UV, RATE, write_ground_truth, write_sorting
 
@@ -66,11 +76,41 @@ def test_amplitudes_and_snr_are_in_microvolts(analyzed):
 def test_every_metric_has_its_column(analyzed):
     folder, _ = analyzed
     columns = set(_metrics(folder).columns)
-    from spikeinterface.curation import bombcell_get_default_thresholds
-
-    needed = {metric for section in bombcell_get_default_thresholds().values() for metric in section}
-    assert needed - columns == {"isolation_distance", "l_ratio"}
     assert set(QUALITY_METRICS) & columns >= {"num_spikes", "presence_ratio", "snr", "amplitude_cutoff"}
+
+
+def test_what_label_needs_has_every_unit(analyzed):
+    folder, trains = analyzed
+    for name in ("bombcell.csv", "ibl_confidence.csv"):
+        table = pd.read_csv(folder / "analysis" / name, index_col="unit_id")
+        assert table.index.tolist() == sorted(trains), name
+    suggestions = Suggestions.load(folder / "analysis" / "suggestions.json")
+    assert (suggestions.redundant, suggestions.merges) == ([], [])
+
+
+def test_units_that_may_be_one_are_suggested(analyzed):
+    """One neuron's spikes under two ids, and another's spikes split between two."""
+    folder, trains = analyzed
+    split = trains[9]
+    given = {4: trains[4], 5: trains[4][5:], 8: split[: len(split) // 2], 6: split[len(split) // 2 :]}
+    recording = load_preprocessed(folder / "shank0")
+    sorting = si.NumpySorting.from_unit_dict(given, RATE)
+    analyzer = si.create_sorting_analyzer(sorting, recording, sparse=False)
+    needed = ("random_spikes", "templates", "correlograms", "unit_locations", "template_similarity")
+    parameters = extension_parameters(3)
+    analyzer.compute({name: parameters[name] for name in needed})
+    found = suggest(analyzer)
+    assert found.redundant == [(4, 5)]
+    assert all(set(group) <= {6, 8} or set(group) <= {4, 5} for group in found.merges)
+    assert analyzer.unit_ids.tolist() == list(given), "nothing is done about them"
+
+
+def test_pca_metrics_are_those_of_unitrefines_full_models():
+    """Their metrics' names, as SpikeInterface calls them now."""
+    parameters = extension_parameters(3, pca_metrics=True)
+    assert set(PCA_METRICS) <= set(parameters["quality_metrics"]["metric_names"])
+    assert list(parameters).index("principal_components") < list(parameters).index("quality_metrics")
+    assert "principal_components" not in extension_parameters(3)
 
 
 def test_analyzer_opens_alone(analyzed, tmp_path):
@@ -111,7 +151,8 @@ def test_document(analyzed):
 def test_same_seed_gives_the_same_metrics(analyzed, tmp_path):
     folder, _ = analyzed
     analyze_unit(folder / "shank0", folder / "sorting", tmp_path, jobs=1, seed=3)
-    assert (tmp_path / "metrics.csv").read_text() == (folder / "analysis" / "metrics.csv").read_text()
+    for name in ("metrics.csv", "bombcell.csv", "bombcell.json", "ibl_confidence.csv", "suggestions.json"):
+        assert (tmp_path / name).read_bytes() == (folder / "analysis" / name).read_bytes(), name
 
 
 def test_skipped_sorting_is_passed_on(analyzed, tmp_path):

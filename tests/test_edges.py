@@ -534,3 +534,11 @@ def test_executable_for_a_probe_and_for_nidq(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 65
     assert done.stderr.splitlines()[-1].startswith("ERROR: x.ap.bin: expected 1000 samples")
+
+
+def test_ibllib_numbers_the_bits_of_one_word_only():
+    """Of two words it makes twice as many samples of 16 lines, so there is no numbering of its to follow."""
+    words = np.array([[0b1, 0b0], [0b1, 0b100]], np.int16)
+    one = spikeglx.split_sync(words[:, :1])
+    assert one.shape == (2, 16) and one[:, 0].tolist() == [1, 1]
+    assert spikeglx.split_sync(words).shape == (4, 16)

@@ -91,11 +91,18 @@ def test_wired_lines(nidq, tmp_path):
         polarities = np.load(tmp_path / "out" / f"{name}.polarities.npy")
         assert polarities.dtype == np.int8
         assert polarities.tolist() == [1 if level else -1 for _, level in changes]
-        intervals = np.load(tmp_path / "out" / f"{name}.intervals.npy")
+        intervals = np.load(tmp_path / "out" / "pulses" / f"{name}.intervals.npy")
         np.testing.assert_array_equal(intervals, np.array(pulses) / RATE)
     assert not list((tmp_path / "out").glob("analog*"))
     clock = json.loads((tmp_path / "out" / "_powerpixels_clock.fit.json").read_text())
     assert clock.pop("description").startswith("all times here are seconds on the clock of stream 'nidq'")
+    files = clock.pop("files")
+    assert set(files) == {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*.npy")
+        if "polarities" not in path.name
+    }
+    assert all(one == {"clock": "nidq", "unit": "s", "bound_us": 0.0} for one in files.values())
     fit = ClockFit(**clock)
     assert (fit.stream, fit.reference, fit.slope, fit.offset_s) == ("nidq", "nidq", 1.0, 0.0)
     assert spec.is_valid("_powerpixels_clock.fit.json")
@@ -106,7 +113,7 @@ def test_default_wiring_publishes_active_lines_under_their_own_name(nidq, tmp_pa
     stream, found, _ = nidq
     wiring = load_wiring(ROOT / "assets" / "wiring.json")
     events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
-    names = {path.name for path in (tmp_path / "out").glob("*.npy")}
+    names = {path.name for path in (tmp_path / "out").rglob("*.npy")}
     assert names == {
         f"_nidq_port0line{k}.{attribute}.npy"
         for k in (1, 3, 4)
@@ -139,13 +146,15 @@ def test_alf_names_and_loading(nidq, tmp_path):
     stream, found, raw = nidq
     wiring = Wiring(digital={"P0.1": "lick_left"}, analog={"AI0": "breathing"})
     events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
-    names = [path.name for path in (tmp_path / "out").glob("*.npy")]
+    names = [path.name for path in (tmp_path / "out").rglob("*.npy")]
     assert len(names) == 3 + 2 * 3 + 2
     assert [name for name in names if not spec.is_valid(name)] == []
     analog = io.load_object(tmp_path / "out", "analog")
     assert set(analog) == {"breathing", "timestamps"} and analog.check_dimensions == 0
-    # As many intervals as pulses, not as edges: loaded, with a warning of ONE's.
-    assert set(io.load_object(tmp_path / "out", "lick_left")) == {"times", "polarities", "intervals"}
+    # Fewer pulses than edges: of one object, ONE would warn of their lengths.
+    edges_of, pulses = (io.load_object(tmp_path / folder, "lick_left") for folder in ("out", "out/pulses"))
+    assert set(edges_of) == {"times", "polarities"} and edges_of.check_dimensions == 0
+    assert set(pulses) == {"intervals"} and len(pulses["intervals"]) == 2
     line = io.load_object(tmp_path / "out", "port0line3", namespace="nidq")
     np.testing.assert_array_equal(line["times"], np.array([700, 800, 900]) / RATE)
 
@@ -169,7 +178,7 @@ def test_absent_and_silent_inputs_are_warnings_that_name_them(nidq, tmp_path, ca
     )
     assert not list((tmp_path / "out").glob("camera*")) and not list((tmp_path / "out").glob("*eye*"))
     assert np.load(tmp_path / "out" / "reward.times.npy").shape == (0,)
-    assert np.load(tmp_path / "out" / "reward.intervals.npy").shape == (0, 2)
+    assert np.load(tmp_path / "out" / "pulses" / "reward.intervals.npy").shape == (0, 2)
 
 
 def fit_of(stream):
@@ -204,9 +213,8 @@ def test_another_stream_is_put_on_the_reference_clock_in_a_folder_of_its_own(nid
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["obx0"]
     expected = 1.5 + (1 - 20e-6) * np.array([2000, 2500, 9000, 9001]) / RATE
     np.testing.assert_allclose(np.load(out / "lick.times.npy"), expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(
-        np.load(out / "lick.intervals.npy"), expected.reshape(2, 2), rtol=0, atol=1e-12
-    )
+    intervals = np.load(out / "pulses" / "lick.intervals.npy")
+    np.testing.assert_allclose(intervals, expected.reshape(2, 2), rtol=0, atol=1e-12)
     seconds = np.load(out / "analog.timestamps.npy")
     np.testing.assert_allclose(seconds, 1.5 + (1 - 20e-6) * np.arange(N) / RATE, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(
@@ -216,6 +224,11 @@ def test_another_stream_is_put_on_the_reference_clock_in_a_folder_of_its_own(nid
     assert [path.name for path in out.glob("*.npy") if not spec.is_valid(path.name)] == []
     told = json.loads((out / "_powerpixels_clock.fit.json").read_text())
     assert "recorded on 'obx0'" in told.pop("description")
+    assert told.pop("files")["lick.times.npy"] == {
+        "clock": "nidq",
+        "unit": "s",
+        "bound_us": fit_of(stream).bound_us,
+    }
     assert ClockFit(**told) == fit_of(stream)
     assert json.loads((out / "_powerpixels_events.summary.json").read_text())["clock"] == "nidq"
     with pytest.raises(DataError, match="of stream obx0, expected nidq"):
@@ -279,7 +292,7 @@ def test_gaps_keep_their_time(nidq, tmp_path):
     events.write_events(stream, tmp_path / "raw", found, wiring, tmp_path / "out")
     times = np.load(tmp_path / "out" / "lick.times.npy")
     np.testing.assert_array_equal(times, np.array([2000, 9000, 9001]) / RATE)
-    intervals = np.load(tmp_path / "out" / "lick.intervals.npy")
+    intervals = np.load(tmp_path / "out" / "pulses" / "lick.intervals.npy")
     np.testing.assert_array_equal(intervals, np.array([[9000, 9001]]) / RATE)
     recorded = np.r_[0:2400, 7400:N]
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "analog.timestamps.npy"), recorded / RATE)

@@ -60,7 +60,7 @@ def test_executable_writes_alf_nwb_and_summary(tmp_path):
     done = run(made.arguments(tmp_path / "out"), tmp_path)
     assert done.returncode == 0, done.stderr
     written = {p.relative_to(tmp_path / "out").parts[0] for p in (tmp_path / "out").rglob("*")}
-    assert written == {"alf", "nwb", "summary.json"}
+    assert written == {"alf", "nwb", "summary.json", "agreement.json"}
     assert [p.name for p in (tmp_path / "out" / "nwb").iterdir()] == [
         "sub-mouse01_ses-2026-03-01-001_probe00_ecephys.nwb"
     ]
@@ -112,6 +112,16 @@ def test_every_skipped_shank_is_a_warning():
     assert summary.warnings == [
         f"shank{shank}: not sorted: no channel of shank {shank} is in the brain" for shank in range(3)
     ]
+
+
+def test_a_coarse_clock_is_told():
+    summaries = [
+        summarise(gathered(built(()), clock=CLOCK.model_copy(update={"bound_us": bound})))
+        for bound in (None, 49.0, 61.7)
+    ]
+    assert [summary.sync_bound_us for summary in summaries] == [None, 49.0, 61.7]
+    told = [sum("may be off by up to 62 µs" in text for text in summary.warnings) for summary in summaries]
+    assert told == [0, 0, 1]
 
 
 def test_order_of_units_does_not_matter():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import powerpixels
 import pytest
 from powerpixels.documents import (
     Channel,
@@ -25,10 +26,12 @@ from powerpixels.preprocess import (
     _label_session,
     filtered_chain,
     plan_shank,
+    plan_shanks,
     preprocess_probe,
 )
 from powerpixels.raw_ap import load_raw_ap
 from powerpixels.recordings import load_preprocessed
+from powerpixels.spectra import Notch, notches_of_columns
 from powerpixels.stage import DataError
 from probe_geometries import Geometry, geometry, subset
 from scipy.signal import butter, sosfilt
@@ -36,6 +39,7 @@ from scipy.signal import butter, sosfilt
 RATE = 30_000
 # Two chunks and a short third one of either engine; the engines' chunks lie differently.
 N_SAMPLES = 61_003
+EVIDENCE = {"similarity", "high_uv2_hz"}
 RAW_GAIN = {"NP1": 2.34375, "NP2": 0.762939453125}
 
 
@@ -47,10 +51,14 @@ def written(
     gain_uv: float,
     pieces: tuple[tuple[int, int], ...] = (),
     bad: bool = True,
+    tones: tuple[tuple[float, float, slice], ...] = (),
+    saturated: tuple[tuple[int, int], ...] = (),
+    part_number: str | None = None,
 ) -> JoinedProbe:
     """A raw file as a probe would make it: band-limited, common to a shank and each channel's own.
 
-    bad: of each shank's channels number 5 is silent and number 9 has strong high frequencies.
+    tones: frequency in Hz, amplitude in µV, channels. saturated: samples at which half the channels are at
+    the limit of a 1.0 probe's converter. bad: of each shank's channels number 5 is silent and number 9 has strong high frequencies.
     """
     rng = np.random.default_rng(seed)
     n_channels = len(probe.shank)
@@ -67,8 +75,12 @@ def written(
         if bad and len(rows) > 12:
             uv[:, rows[5]] *= 0.01
             uv[:, rows[9]] += rng.standard_normal(n_samples) * 40
+    for frequency_hz, amplitude_uv, rows in tones:
+        uv[:, rows] += amplitude_uv * np.sin(2 * np.pi * frequency_hz * np.arange(n_samples) / RATE)[:, None]
     counts = np.zeros((n_samples, n_channels + 2), dtype="<i2")
     counts[:, 1:-1] = np.clip(np.rint(uv / gain_uv + 20), -32768, 32767)
+    for start, stop in saturated:
+        counts[start:stop, 1:-1:2] = 511
     folder.mkdir(parents=True, exist_ok=True)
     counts.tofile(folder / "t0.bin")
     channels = [
@@ -104,7 +116,7 @@ def written(
     )
     described = Probe(
         name="probe00",
-        part_number=None,
+        part_number=part_number,
         serial_number=None,
         model=None,
         shanks=np.unique(probe.shank).tolist(),
@@ -122,7 +134,15 @@ def both(joined: JoinedProbe, folder: Path, **settings) -> list[tuple[np.ndarray
         jobs = 2 if engine == "fast" else 1
         results[engine] = preprocess_probe(joined, folder, out, Settings(engine=engine, **settings), jobs)
     fast, stock = results.values()
-    assert fast.labels == stock.labels
+    assert [own.model_dump(exclude=EVIDENCE) for own in fast.labels] == [
+        own.model_dump(exclude=EVIDENCE) for own in stock.labels
+    ]
+    for one, other in zip(fast.labels, stock.labels, strict=True):
+        assert (one.similarity is None) == (other.similarity is None)
+        if one.similarity is None:
+            continue
+        assert one.similarity == pytest.approx(other.similarity, abs=0.002)
+        assert one.high_uv2_hz == pytest.approx(other.high_uv2_hz, rel=0.02)
     decisions = [
         [step for step in result.steps if step["step"] not in ("compute", "write")]
         for result in results.values()
@@ -209,7 +229,7 @@ def test_the_filter_that_detection_sees_is_the_chains(tmp_path):
     pieces = ((20_000, 0), (5_000, 30_000))
     joined = written(tmp_path, geometry("NP1000", 24), 25_000, 5, RAW_GAIN["NP1"], pieces, bad=False)
     raw = load_raw_ap(joined, tmp_path)
-    fast, stock = FilteredRecording(raw, _blocks(raw), 300.0), filtered_chain(raw, Settings())
+    fast, stock = FilteredRecording(raw, _blocks(raw), 300.0), filtered_chain(raw, 300.0)
     for key in ("raw_column", "contact_id", "group"):
         assert np.array_equal(fast.get_property(key), stock.get_property(key))
     assert np.array_equal(fast.get_channel_locations(), stock.get_channel_locations())
@@ -224,6 +244,27 @@ def test_the_filter_that_detection_sees_is_the_chains(tmp_path):
         assert np.abs(part - expected[:, [7, 3, 20]]).max() < 0.1
 
 
+def test_notches_of_each_channel_are_spikeinterfaces_filter(tmp_path):
+    """Three kinds of channels in mixed order, in pieces and at the blocks' ends: within 0.05 µV."""
+    pieces = ((40_000, 0), (2_000, 50_000))
+    joined = written(tmp_path, geometry("NP1000", 24), 42_000, 12, RAW_GAIN["NP1"], pieces, False, TONES[:1])
+    raw = load_raw_ap(joined, tmp_path)
+    notches = [
+        Notch(frequency_hz=8_900, width_hz=40, power_uv2=1, raw_columns=[1, 2, 5, 9, 24]),
+        Notch(frequency_hz=4_321, width_hz=120, power_uv2=1, raw_columns=[9, 3, 24]),
+    ]
+    stock = filtered_chain(raw, 300.0, notches)
+    of_channel = notches_of_columns(notches, raw.get_property("raw_column"))
+    fast = FilteredRecording(raw, _blocks(raw), 300.0, of_channel)
+    for segment, start, end in ((0, None, None), (0, 7_000, 9_500), (0, 36_000, 40_000), (1, 0, 2_000)):
+        asked = {"segment_index": segment, "start_frame": start, "end_frame": end}
+        assert np.abs(fast.get_traces(**asked) - stock.get_traces(**asked)).max() < 0.05
+    some = raw.channel_ids[[8, 0, 7]]
+    part = stock.get_traces(segment_index=1, channel_ids=some)
+    assert np.array_equal(part, stock.get_traces(segment_index=1)[:, [8, 0, 7]])
+    assert np.array_equal(stock.get_property("raw_column"), raw.get_property("raw_column"))
+
+
 def test_a_file_that_ends_while_it_is_read_stops_the_pass(tmp_path):
     """The error names the file; it comes out of the thread that met it."""
     joined = written(tmp_path, geometry("NP1000", 16), 70_000, 6, RAW_GAIN["NP1"])
@@ -234,7 +275,7 @@ def test_a_file_that_ends_while_it_is_read_stops_the_pass(tmp_path):
     channels = joined.recordings[0].probe.ap.channels
     plan = plan_shank(channels, dict.fromkeys(range(1, 17), "good"), Settings())
     (tmp_path / "traces.bin").write_bytes(b"")
-    unit = UnitFile(tmp_path / "traces.bin", [_fast_shank(filtered, plan, Settings())])
+    unit = UnitFile(tmp_path / "traces.bin", [_fast_shank(filtered, plan, 42)])
     with pytest.raises(DataError, match=r"t0\.bin: ended at sample 40000"):
         FastPass(_blocks(raw), [unit], 300.0, 0.3).run(2, 60, lambda result: None)
 
@@ -254,6 +295,188 @@ def test_labels_are_the_same_near_the_thresholds(tmp_path, seed):
     raw = load_raw_ap(joined, tmp_path)
     fast, stock = Settings(engine="fast"), Settings(engine="spikeinterface")
     found, _ = _label_session(FilteredRecording(raw, _blocks(raw), 300.0), [0], fast, 2)
-    expected, _ = _label_session(filtered_chain(raw, stock), [0], stock, 1)
-    assert len(set(expected.values())) >= 3
-    assert found == expected
+    expected, _ = _label_session(filtered_chain(raw, stock.highpass_hz), [0], stock, 1)
+    labels = [{column: label for column, (label, _) in of.items()} for of in (found, expected)]
+    assert len(set(labels[1].values())) >= 3
+    assert labels[0] == labels[1]
+
+
+TONES = ((8_900.0, 6.0, slice(None)), (4_321.0, 15.0, slice(20, 24)))
+
+
+def rebuilt(joined: JoinedProbe, folder: Path, record: Path, unit: str) -> np.ndarray:
+    """The unit's traces from the raw files and the record alone."""
+    return powerpixels.load_preprocessed(record, folder, "probe00", unit).get_traces().astype(int)
+
+
+@pytest.fixture(scope="module")
+def humming(tmp_path_factory) -> tuple[JoinedProbe, Path]:
+    """Two tones, in all channels and in four; a gap; stretches of saturation at a chunk's and a block's end."""
+    folder = tmp_path_factory.mktemp("humming")
+    pieces = ((52_003, 0), (20_000, 90_000), (70, 200_000))
+    saturated = ((26_000, 26_900), (27_000, 27_010), (51_900, 52_040))
+    probe = geometry("NP1000", 40)
+    joined = written(
+        folder, probe, 72_073, 7, RAW_GAIN["NP1"], pieces, True, TONES, saturated, part_number="NP1000"
+    )
+    return joined, folder
+
+
+@pytest.mark.parametrize("reference", ["local", "destripe", "none"])
+def test_notches_and_mutes_are_the_same_in_both_engines(humming, reference):
+    joined, folder = humming
+    ((fast, stock),) = both(joined, folder, reference=reference)
+    difference = np.abs(fast - stock)
+    assert np.mean(difference > 0) < 0.02
+    assert difference.max() <= 1
+    for engine in ("fast", "spikeinterface"):
+        out = folder / f"{engine}_{reference}"
+        steps = {step["step"]: step for step in Preprocess.load(out / "preprocess.json").steps}
+        found = steps["notch_filter"]["notches"]
+        assert [notch["frequency_hz"] for notch in found] == pytest.approx([4_321, 8_900], abs=1)
+        assert [len(notch["raw_columns"]) for notch in found] == [pytest.approx(4, abs=2), 40]
+        assert {21, 22, 23, 24} <= set(found[0]["raw_columns"])
+        assert steps["notch_filter"]["left_out"] == []
+        # Less than 5 ms apart is one interval; nothing runs from one block into the next but by touching.
+        expected = [[26_000, 27_010], [51_900, 52_040]]
+        assert np.load(out / "shank0" / "muted.npy").tolist() == expected
+        assert np.load(out / "muted.npy").tolist() == [[0, *interval] for interval in expected]
+        assert steps["mute"]["n_intervals"] == 2
+        assert steps["mute"]["total_s"] == pytest.approx(1_150 / RATE)
+    for start, stop in expected:
+        assert not fast[start:stop].any()
+        assert fast[start - 31 : stop + 31].any(axis=1).sum() > 30
+    again = rebuilt(joined, folder, folder / f"fast_{reference}", "shank0")
+    assert np.abs(again - fast).max() <= 1 and np.mean(again != fast) < 0.03
+    # The tones are gone: what is left of either is far below a µV.
+    gain_uv = RAW_GAIN["NP1"] / 8
+    middle = fast[30_000:50_000] * gain_uv
+    for frequency_hz in (4_321, 8_900):
+        phase = np.exp(-2j * np.pi * frequency_hz * np.arange(len(middle)) / RATE)
+        assert np.abs(2 * phase @ middle / len(middle)).max() < 0.3
+
+
+def test_without_notches_and_mutes_nothing_is_touched(humming, tmp_path):
+    joined, folder = humming
+    off = Settings(notch="off", mute="none", reference="none")
+    result = preprocess_probe(joined, folder, tmp_path, off, 2)
+    steps = {step["step"]: step for step in result.steps}
+    assert steps["notch_filter"]["notches"] == [] and steps["mute"]["n_intervals"] == 0
+    assert np.load(tmp_path / "shank0" / "muted.npy").shape == (0, 2)
+    traces = load_preprocessed(tmp_path / "shank0").get_traces()
+    assert traces[26_100:26_110].any()
+    middle = traces[30_000:50_000] * (RAW_GAIN["NP1"] / 8)
+    phase = np.exp(-2j * np.pi * 8_900 * np.arange(len(middle)) / RATE)
+    assert np.median(np.abs(2 * phase @ middle / len(middle))) == pytest.approx(6, abs=0.5)
+
+
+def test_a_notch_threshold_above_the_tone_leaves_it(humming, tmp_path):
+    joined, folder = humming
+    # 6 µV: 18 µV² are 0.10 µV²/Hz in the threshold's bins; 15 µV 0.64.
+    result = preprocess_probe(joined, folder, tmp_path, Settings(notch_threshold_uv2_hz=0.3), 2)
+    (notch,) = next(step for step in result.steps if step["step"] == "notch_filter")["notches"]
+    assert notch["frequency_hz"] == pytest.approx(4_321, abs=1)
+
+
+def test_artifacts_are_muted_where_asked(tmp_path):
+    """A jump of 0.5 mV on all channels, below the converter's limit: an artifact and no saturation."""
+    joined = written(tmp_path, geometry("NP1000", 24), 40_000, 8, RAW_GAIN["NP1"], part_number="NP1000")
+    counts = np.memmap(tmp_path / "t0.bin", "<i2", "r+").reshape(-1, 26)
+    counts[27_000:27_100, 1:-1] += 200
+    counts.flush()
+    for kinds, n in (("saturation", 0), ("artifacts", 1)):
+        ((fast, stock),) = both(joined, tmp_path, reference="global", mute=kinds)
+        assert np.abs(fast - stock).max() <= 1
+        muted = np.load(tmp_path / "fast_global" / "muted.npy")
+        assert len(muted) == n
+        assert np.array_equal(muted, np.load(tmp_path / "spikeinterface_global" / "muted.npy"))
+    # From the jump up to the jump down, less than 5 ms later.
+    assert muted.tolist() == [[0, 27_000, 27_101]]
+    again = rebuilt(joined, tmp_path, tmp_path / "fast_global", "shank0")
+    assert np.abs(again - fast).max() <= 1
+
+
+@pytest.mark.parametrize("reference", ["local", "global", "destripe"])
+def test_a_reference_across_shanks(tmp_path, reference):
+    """Shanks of 24, 10 and 3 channels with one reference: the three's too. Each still has its own file."""
+    four = geometry("NP2013", 96)
+    kept = np.concatenate([np.flatnonzero(four.shank == k)[:n] for k, n in enumerate((24, 10, 3))])
+    probe = Geometry(four.locations_um[kept], four.shifts[kept], four.shank[kept])
+    joined = written(tmp_path, probe, 33_000, 9, RAW_GAIN["NP2"])
+    options = {"reference": reference, "reference_scope": "probe", "local_radius_um": (40.0, 600.0)}
+    pairs = both(joined, tmp_path, **options)
+    assert [fast.shape[1] for fast, _ in pairs] == [23, 10, 3]
+    record = tmp_path / f"fast_{reference}"
+    for k, (fast, stock) in enumerate(pairs):
+        assert np.abs(fast - stock).max() <= 1
+        again = rebuilt(joined, tmp_path, record / "preprocess.json", f"shank{k}")
+        assert np.abs(again - fast).max() <= 1
+    steps = [s for s in Preprocess.load(record / "preprocess.json").steps if s["step"] == "reference"]
+    if reference == "destripe":
+        assert [step["method"] for step in steps] == ["destripe", "global", "none"]
+        assert all("scope probe does not apply" in step["note"] for step in steps)
+        assert "fewer than 16" in steps[1]["note"] and "no reference" in steps[2]["note"]
+    else:
+        assert [(step["scope"], step["method"]) for step in steps] == [("probe", reference)] * 3
+
+
+def test_probes_of_several_shanks_may_have_a_reference_of_their_own(tmp_path):
+    settings = Settings(reference="local", reference_multi_shank="global")
+    for name, n_shanks in (("one", 1), ("two", 2)):
+        four = geometry("NP2013", 96)
+        kept = np.flatnonzero(four.shank < n_shanks)
+        probe = Geometry(four.locations_um[kept], four.shifts[kept], four.shank[kept])
+        joined = written(tmp_path / name, probe, 31_000, 10, RAW_GAIN["NP2"], bad=False)
+        result = preprocess_probe(joined, tmp_path / name, tmp_path / name / "out", settings, 2)
+        methods = {step["method"] for step in result.steps if step["step"] == "reference"}
+        assert methods == {"local" if n_shanks == 1 else "global"}
+
+
+@pytest.mark.parametrize("scope", ["shank", "probe"])
+@pytest.mark.parametrize("reference", ["local", "global", "destripe"])
+def test_channels_outside_the_brain_are_in_no_reference(tmp_path, reference, scope):
+    """Whatever dead and outside channels hold, the others' traces are the same to the bit."""
+    four = geometry("NP2013", 96)
+    joined = written(tmp_path, four, 31_000, 11, RAW_GAIN["NP2"], bad=False)
+    channels = joined.recordings[0].probe.ap.channels
+    labels = dict.fromkeys((channel.raw_column for channel in channels), "good")
+    away = [channels[k].raw_column for k in (3, 20, 21, 22, 23, 50)]
+    labels |= dict.fromkeys(away, "out") | {away[0]: "dead"}
+    settings = Settings(reference=reference, reference_scope=scope)
+    plans = [plan for plan in plan_shanks(channels, labels, settings).values() if plan.channels]
+    found = []
+    for _ in range(2):
+        raw = load_raw_ap(joined, tmp_path)
+        filtered = FilteredRecording(raw, _blocks(raw), 300.0)
+        (tmp_path / "traces.bin").write_bytes(b"")
+        unit = UnitFile(tmp_path / "traces.bin", [_fast_shank(filtered, plan, 42) for plan in plans])
+        FastPass(_blocks(raw), [unit], 300.0, 0.3).run(2, 60, lambda result: None)
+        found.append((tmp_path / "traces.bin").read_bytes())
+        counts = np.memmap(tmp_path / "t0.bin", "<i2", "r+").reshape(-1, 98)
+        counts[:, away] = np.random.default_rng(1).normal(0, 300, (len(counts), len(away)))
+        counts.flush()
+    assert found[0] == found[1] and any(found[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unit": "shank7"}, "asked for shank7"),
+        ({"probe": "probe01"}, "expected probe probe01, found probe00"),
+        ({"record": "nowhere"}, "found none of them"),
+    ],
+)
+def test_what_can_not_be_rebuilt_is_said(humming, tmp_path, change, message):
+    joined, folder = humming
+    preprocess_probe(joined, folder, tmp_path / "qc" / "probe00", Settings(reference="none", notch="off"), 2)
+    asked = {"record": tmp_path, "raw_dir": folder, "probe": "probe00", "unit": "shank0"} | change
+    if change.get("probe"):
+        asked["record"] = tmp_path / "qc" / "probe00"
+    with pytest.raises(DataError, match=message):
+        powerpixels.load_preprocessed(**asked)
+    ok = powerpixels.load_preprocessed(tmp_path, folder, "probe00", "shank0")
+    file = load_preprocessed(tmp_path / "qc" / "probe00" / "shank0")
+    assert np.array_equal(ok.channel_ids, file.channel_ids)
+    for key in ("raw_column", "contact_id", "gain_to_uV", "group", "inter_sample_shift"):
+        assert np.array_equal(ok.get_property(key), file.get_property(key))
+    assert np.array_equal(ok.get_channel_locations(), file.get_channel_locations())

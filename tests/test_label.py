@@ -1,4 +1,4 @@
-"""LABEL: labels are joined by unit id; thresholds decide as documented; unknown ones are named."""
+"""LABEL: labels are joined by unit id; the consensus follows its rule; nothing that was analyzed is changed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from powerpixels.analyze import analyze_unit
-from powerpixels.label import bombcell_thresholds, label_units
+from powerpixels.label import TOOLS, consensus, label_units
 from powerpixels.stage import DataError
 from simulated_unit import write_ground_truth, write_sorting
-from spikeinterface.curation import bombcell_get_default_thresholds
 
 ROOT = Path(__file__).resolve().parent.parent
 IDS = [4, 9, 2, 30]
@@ -35,60 +34,65 @@ def analyzed(tmp_path_factory):
     return folder
 
 
-def _expected(metrics: pd.Series, thresholds: dict) -> str:
-    """Bombcell's rules by hand: noise before non-somatic before mua.
-
-    A NaN fails noise metrics and the sliding refractory test, and says nothing elsewhere.
-    """
-
-    def passes(metric: str, bounds: dict, nan: bool) -> bool:
-        value = abs(metrics[metric]) if bounds.get("abs") else metrics[metric]
-        if np.isnan(value):
-            return nan
-        low, high = bounds["greater"], bounds["less"]
-        return (low is None or value >= low) and (high is None or value <= high)
-
-    if not all(passes(metric, bounds, False) for metric, bounds in thresholds["noise"].items()):
-        return "noise"
-    shape = thresholds["non-somatic"]
-    widths = ("peak_before_width", "trough_width")
-    ratios = ("peak_before_to_trough_ratio", "peak_before_to_peak_after_ratio")
-    narrow = not any(passes(metric, shape[metric], False) for metric in widths)
-    large_ratio = not all(passes(metric, shape[metric], True) for metric in ratios)
-    large_peak = not passes("main_peak_to_trough_ratio", shape["main_peak_to_trough_ratio"], True)
-    if (narrow and large_ratio) or large_peak:
-        return "non_soma"
-    good = all(
-        passes(metric, bounds, metric != "sliding_rp_violation")
-        for metric, bounds in thresholds["mua"].items()
-    )
-    return "good" if good else "mua"
-
-
-# Such that the short simulated trains can be good.
-LENIENT = {
-    "mua": {"num_spikes": {"greater": 100}, "sliding_rp_violation": None, "snr": {"greater": 3}},
-    "noise": {"num_positive_peaks": {"less": 5}, "num_negative_peaks": {"less": 5}},
-}
-
-
-@pytest.mark.parametrize("overrides", [{}, LENIENT])
-def test_bombcell_labels_follow_the_metrics(analyzed, tmp_path, overrides):
-    table = label_units(analyzed / "sorting", analyzed / "analysis", tmp_path, overrides)
-    metrics = pd.read_csv(analyzed / "analysis" / "metrics.csv", index_col="unit_id")
-    thresholds = bombcell_thresholds(overrides)
-    expected = {unit: _expected(metrics.loc[unit], thresholds) for unit in metrics.index}
-    assert dict(zip(table["unit_id"], table["bombcell"], strict=True)) == expected
-    assert ("good" in expected.values()) == bool(overrides)
+# Such that the short simulated trains can be good; all presence is in one bin of a minute.
+LENIENT = {"minNumSpikes": 50, "minPresenceRatio": 0, "maxRPVviolations": 1.0}
+COLUMNS = "unit_id,kilosort,bombcell,unitrefine,ibl,consensus,unitrefine_probability,ibl_score,ibl_bitwise\n"
 
 
 def test_labels_are_joined_by_id(analyzed, tmp_path):
-    label_units(analyzed / "sorting", analyzed / "analysis", tmp_path)
+    label_units(analyzed / "sorting", analyzed / "analysis", tmp_path, LENIENT)
     table = pd.read_csv(tmp_path / "labels.csv")
-    assert table.columns.tolist() == ["unit_id", "kilosort", "bombcell"]
+    assert ",".join(table.columns) + "\n" == COLUMNS
     assert table["unit_id"].tolist() == [2, 4, 9, 30, 77]
     assert table["kilosort"].tolist() == ["mua", "good", "unjudged", "good", "mua"]
-    assert set(table["bombcell"]) <= {"good", "mua", "noise", "non_soma"}
+    # Two spikes are too few for Bombcell, and fail all that IBL asks for.
+    assert table["bombcell"].tolist() == ["good"] * 4 + ["unjudged"]
+    assert table["unitrefine"].tolist() == ["unjudged"] * 5
+    assert table["unitrefine_probability"].isna().all()
+    last = table.iloc[-1]
+    assert (last["ibl"], last["ibl_score"], last["ibl_bitwise"], last["consensus"]) == ("mua", 0, 7, "mua")
+    assert ((table["ibl_score"] == 1) == (table["ibl"] == "good")).all()
+    assert table["ibl_score"].tolist() == pytest.approx(
+        [1 - bin(b).count("1") / 3 for b in table["ibl_bitwise"]]
+    )
+
+
+def test_ibl_amplitudes_are_of_the_right_units(analyzed, tmp_path):
+    """A threshold between the units' true median amplitudes parts them."""
+    metrics = pd.read_csv(analyzed / "analysis" / "metrics.csv", index_col="unit_id")
+    heights = metrics["amplitude_median"].abs().drop(index=77).sort_values()
+    between = float(heights.iloc[1:3].mean())
+    table = label_units(
+        analyzed / "sorting", analyzed / "analysis", tmp_path, ibl={"med_amp_thresh_uv": between}
+    ).set_index("unit_id")
+    small = {unit for unit in heights.index if int(table.loc[unit, "ibl_bitwise"]) & 4}
+    assert small == set(heights.index[:2])
+
+
+def test_a_threshold_changes_the_labels(analyzed, tmp_path):
+    table = label_units(analyzed / "sorting", analyzed / "analysis", tmp_path, {**LENIENT, "minSNR": 1e6})
+    assert table["bombcell"].tolist() == ["mua"] * 4 + ["unjudged"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        # kilosort, bombcell, unitrefine, ibl
+        (("good", "good", "unjudged", "good"), "good"),
+        (("good", "good", "unjudged", "mua"), "good"),
+        (("mua", "good", "unjudged", "unjudged"), "mua"),
+        (("good", "noise", "unjudged", "good"), "noise"),
+        (("good", "noise", "good", "good"), "good"),
+        (("good", "noise", "mua", "mua"), "mua"),
+        (("mua", "non_soma", "mua", "good"), "non_soma"),
+        (("good", "non_soma", "good", "good"), "good"),
+        (("good", "unjudged", "noise", "good"), "noise"),
+        (("good", "unjudged", "unjudged", "unjudged"), "good"),
+        (("unjudged",) * 4, "unjudged"),
+    ],
+)
+def test_consensus(words, expected):
+    assert consensus(dict(zip(TOOLS, words, strict=True))) == expected
 
 
 def test_unit_that_the_analyzer_lacks_is_unjudged(analyzed, tmp_path):
@@ -97,8 +101,10 @@ def test_unit_that_the_analyzer_lacks_is_unjudged(analyzed, tmp_path):
     trains = {unit: np.array([50]) for unit in (2, 3, 4, 9, 30, 77)}
     write_sorting(tmp_path / "sorting", trains, {**KILOSORT, 3: "good"})
     table = label_units(tmp_path / "sorting", analyzed / "analysis", tmp_path / "out").set_index("unit_id")
-    assert table.loc[3].tolist() == ["good", "unjudged"]
-    assert table.drop(index=3).equals(before)
+    assert table.loc[3].tolist()[:5] == ["good", "unjudged", "unjudged", "unjudged", "good"]
+    assert table.loc[3].isna().sum() == 3
+    pd.testing.assert_frame_equal(table.drop(index=3), before)
+    assert "3,good,unjudged,unjudged,unjudged,good,,,\n" in (tmp_path / "out" / "labels.csv").read_text()
 
 
 def test_skipped_sorting_gives_an_empty_table(analyzed, tmp_path):
@@ -106,62 +112,43 @@ def test_skipped_sorting_gives_an_empty_table(analyzed, tmp_path):
     analyze_unit(analyzed / "shank0", tmp_path / "sorting", tmp_path / "analysis")
     table = label_units(tmp_path / "sorting", tmp_path / "analysis", tmp_path / "out")
     assert table.empty
-    assert (tmp_path / "out" / "labels.csv").read_text() == "unit_id,kilosort,bombcell\n"
+    assert (tmp_path / "out" / "labels.csv").read_text() == COLUMNS
+    assert (tmp_path / "out" / "phy" / "cluster_ibl.tsv").read_text() == "cluster_id\tibl\n"
 
 
 def test_executable_leaves_its_input_alone(analyzed, tmp_path):
-    shutil.copytree(analyzed / "analysis", tmp_path / "analysis")
-    before = {path: path.read_bytes() for path in (tmp_path / "analysis").rglob("*") if path.is_file()}
-    (tmp_path / "thresholds.json").write_text(json.dumps(LENIENT))
+    """And works in a folder with a space in its name."""
+    place = tmp_path / "a run"
+    place.mkdir()
+    shutil.copytree(analyzed / "analysis", place / "analysis")
+    before = {path: path.read_bytes() for path in (place / "analysis").rglob("*") if path.is_file()}
+    (place / "thresholds.json").write_text(json.dumps(LENIENT))
+    (place / "ibl.json").write_text(json.dumps({"acceptable_contamination": 20}))
     subprocess.run(
         [sys.executable, ROOT / "bin" / "pp_label.py", "--sorting", analyzed / "sorting"]
-        + ["--analysis", "analysis", "--out", "labels", "--bombcell-params", "thresholds.json"],
-        cwd=tmp_path,
+        + ["--analysis", "analysis", "--out", "labels", "--bombcell-params", "thresholds.json"]
+        + ["--ibl-params", "ibl.json"],
+        cwd=place,
         check=True,
         capture_output=True,
     )
-    assert {p: p.read_bytes() for p in (tmp_path / "analysis").rglob("*") if p.is_file()} == before
-    record = json.loads((tmp_path / "labels" / "labels.json").read_text())
+    assert {p: p.read_bytes() for p in (place / "analysis").rglob("*") if p.is_file()} == before
+    record = json.loads((place / "labels" / "labels.json").read_text())
     assert (record["probe"], record["unit"]) == ("probe00", "shank0")
-    assert record["bombcell"]["thresholds"]["mua"]["num_spikes"] == {"greater": 100, "less": None}
-    assert (
-        record["bombcell"]["version"]
-        == json.loads((tmp_path / "versions.json").read_text())["spikeinterface"]
-    )
+    assert record["bombcell"]["parameters"]["minNumSpikes"] == 50
+    assert record["bombcell"]["parameters"]["rpv_method"] == "ibl_sliding"
+    assert record["ibl"]["parameters"]["acceptable_contamination"] == 20
+    versions = json.loads((place / "versions.json").read_text())
+    assert record["bombcell"]["version"] == versions["bombcell"] == "0.94"
+    phy = pd.read_csv(place / "labels" / "phy" / "cluster_bombcell.tsv", sep="\t")
+    assert dict(zip(phy["cluster_id"], phy["bombcell"], strict=True))[77] == "unjudged"
 
 
-def test_defaults_are_spikeinterfaces_less_the_principal_components():
-    expected = bombcell_get_default_thresholds()
-    del expected["mua"]["isolation_distance"], expected["mua"]["l_ratio"]
-    assert bombcell_thresholds({}) == expected
-
-
-def test_override_changes_only_what_it_names():
-    thresholds = bombcell_thresholds({"mua": {"amplitude_median": {"greater": 40}}})
-    assert thresholds["mua"]["amplitude_median"] == {"greater": 40, "less": None, "abs": True}
-    assert thresholds["noise"] == bombcell_thresholds({})["noise"]
-    assert bombcell_thresholds({"mua": {"snr": None}})["mua"]["snr"] == {"greater": None, "less": None}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"noisy": {}}, "'noisy' is not a section; the nearest is 'noise'"),
-        (
-            {"mua": {"num_spike": {"greater": 1}}},
-            "'num_spike' is not a metric of mua; the nearest is 'num_spikes'",
-        ),
-        ({"mua": {"snr": {"greatr": 1}}}, "'greatr' is not a bound of mua.snr; the nearest is 'greater'"),
-        ({"mua": {"snr": {"greater": "5"}}}, "mua.snr.greater must be a number or null, found '5'"),
-        ({"mua": {"snr": 5}}, "JSON object in mua.snr, found 5"),
-        ({"mua": [5]}, "JSON object in mua"),
-        ([1], "JSON object in the file"),
-        ({"mua": {"l_ratio": {"less": 1}}}, "mua.l_ratio needs principal components"),
-    ],
-)
-def test_unknown_thresholds_are_named(overrides, message):
-    with pytest.raises(DataError, match=message):
-        bombcell_thresholds(overrides)
+def test_missing_models_folder_is_refused_without_units_too(analyzed, tmp_path):
+    write_sorting(tmp_path / "sorting", {}, {})
+    analyze_unit(analyzed / "shank0", tmp_path / "sorting", tmp_path / "analysis")
+    with pytest.raises(DataError, match="expected models.json"):
+        label_units(tmp_path / "sorting", tmp_path / "analysis", tmp_path / "out", models=tmp_path)
 
 
 def test_analysis_of_another_unit_is_refused(analyzed, tmp_path):

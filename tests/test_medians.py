@@ -16,7 +16,6 @@ import pytest
 from powerpixels.medians import (
     BLOCK,
     TASK_SAMPLES,
-    global_program,
     local_neighbours,
     median_program,
     odd_even_merge,
@@ -111,7 +110,9 @@ def test_global_reference_equals_spikeinterface(n_channels):
     traces = traces_like(n_channels, 400, seed=4)
     locations = np.c_[np.zeros(n_channels), np.arange(n_channels) * 20.0]
     expected = common_reference(recording_of(traces.T.copy(), locations), reference="global").get_traces()
-    np.testing.assert_array_equal(subtract_medians(traces, global_program(n_channels)).T, expected)
+    np.testing.assert_array_equal(
+        subtract_medians(traces, median_program(np.ones((n_channels, n_channels), dtype=bool))).T, expected
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -155,7 +156,7 @@ def test_sharing_pays_and_planning_is_quick():
 
 
 def test_refuses_what_it_cannot_do():
-    program = global_program(4)
+    program = median_program(np.ones((4, 4), dtype=bool))
     with pytest.raises(ValueError, match=r"expected \(4, samples\) float32"):
         subtract_medians(np.zeros((4, 10)), program)
     with pytest.raises(ValueError, match=r"expected \(4, samples\) float32"):
@@ -167,9 +168,9 @@ def test_refuses_what_it_cannot_do():
 def test_compiled_code_is_kept_for_the_next_process(tmp_path):
     script = (
         "import time, numpy as np\n"
-        "from powerpixels.medians import global_program, subtract_medians\n"
+        "from powerpixels.medians import median_program, subtract_medians\n"
         "start = time.process_time()\n"
-        "subtract_medians(np.zeros((3, 5), dtype=np.float32), global_program(3))\n"
+        "subtract_medians(np.zeros((3, 5), dtype=np.float32), median_program(np.ones((3, 3), dtype=bool)))\n"
         "print(time.process_time() - start)\n"
     )
     environment = {

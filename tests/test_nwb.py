@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from exported_probe import CLOCK, LABELS, N_SAMPLES, RATE, UNIT_IDS, built, session_of
+from exported_probe import CLOCK, LABELS, N_SAMPLES, OTHER_LABELS, RATE, UNIT_IDS, built, session_of
 from nwbinspector import Importance, inspect_nwbfile
 from powerpixels import nwb
 from powerpixels.documents import Part, Session
@@ -82,6 +82,10 @@ def test_units_are_those_of_the_alf(nwbfile, export):
         assert np.asarray(row["spike_times"]).tobytes() == mine.tobytes()
         assert (row["sorting_unit"], row["shank"], row["sorter_unit_id"]) == (f"shank{shank}", shank, unit_id)
         assert (row["kilosort_label"], row["bombcell_label"]) == LABELS[shank, unit_id]
+        word, probability, _, bits, consensus = OTHER_LABELS[shank, unit_id]
+        assert (row["unitrefine_label"], row["consensus_label"]) == (word, consensus)
+        numbers = [np.nan if number is None else number for number in (probability, bits)]
+        assert np.array_equal([row["unitrefine_probability"], row["ibl_bitwise"]], numbers, equal_nan=True)
         assert row["electrode_group"].name == f"probe00_shank{shank}"
         assert row["snr"] == built().metrics[shank].loc[unit_id, "snr"]
         raw = [export.channels[k].raw_column for k in export.waveform_channels[cluster]]

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import powerpixels
 import pytest
 import scipy.signal
 import spikeinterface.preprocessing as spre
@@ -455,6 +456,10 @@ def test_joined_sessions_are_each_by_itself(tmp_path, engine):
         _run(single, folder, tmp_path / f"alone{k}", settings)
         alone.append(_bytes(tmp_path / f"alone{k}"))
     assert _bytes(tmp_path / "out") == [one + other for one, other in zip(*alone, strict=True)]
+    for unit, written in zip(("shank1", "shank2"), _bytes(tmp_path / "out"), strict=True):
+        again = powerpixels.load_preprocessed(tmp_path / "out", folders, "probe00", unit).get_traces()
+        difference = np.abs(again.astype(int) - np.frombuffer(written, "<i2").reshape(again.shape))
+        assert difference.max() <= 1 and np.mean(difference) < 0.02
 
 
 def test_a_channel_bad_in_one_session_is_bad_in_all(tmp_path):

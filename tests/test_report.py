@@ -125,6 +125,7 @@ DONE = ProbeSummary(
     reference_clock="nidq",
     sync_rms_us=3.14159,
     sync_max_us=33.0,
+    drift="shank0: 24 channels, fewer than 65",
     warnings=["shank0: a note"],
 )
 FAILED = {
@@ -154,7 +155,7 @@ def test_everything_is_on_the_page():
     assert probes[1] == [
         *("✓ done", "mouse01", "2026-03-01_001", "probe00", "Neuropixels 1.0", "1:06:41.0"),
         *("384", "1, 2, 40", "1\u2009234", "2", "1", "12\u2009345\u2009678", "nidq, 3.1"),
-        "GAP SYNC_MISSING",
+        *("shank0: 24 channels, fewer than 65", "GAP SYNC_MISSING"),
     ]
     assert probes[2][0] == "✗ failed"
     assert probes[2][3] == "probe01"

@@ -7,19 +7,19 @@ import pytest
 from powerpixels import spectra
 from powerpixels.documents import Block
 from powerpixels.spectra import (
+    THRESHOLD_UV2_HZ,
     Notch,
     Spectrum,
     Welch,
     find_notches,
     notch_gain,
     sample_windows,
-    threshold_uv2_hz,
 )
 from scipy import signal
 
 RATE = 30000.0
 # 1.0 probe, gain 500.
-THRESHOLD = threshold_uv2_hz([2.34375])
+THRESHOLD = THRESHOLD_UV2_HZ
 
 
 def noise(seed: int, seconds: float, n_channels: int, pink: float = 0.0) -> np.ndarray:
@@ -89,12 +89,6 @@ def test_sampled_windows_lie_in_blocks_and_all_over():
     # No more than the recording holds side by side, none where no block is long enough.
     assert len(sample_windows(blocks, 40000, 50, seed=3)) == 2
     assert len(sample_windows(blocks, 200000, 50, seed=3)) == 0
-
-
-def test_threshold_is_the_originals_on_each_probe():
-    assert threshold_uv2_hz([2.34375] * 3) == pytest.approx(0.01373, abs=1e-5)
-    assert threshold_uv2_hz([3.02734375]) == pytest.approx(0.0229, abs=1e-4)
-    assert threshold_uv2_hz([0.762939453125]) == pytest.approx(0.001455, abs=1e-6)
 
 
 # In the middle of a bin, between two, close to the lower and the upper end.

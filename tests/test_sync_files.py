@@ -9,8 +9,8 @@ from clock_streams import session, with_gaps
 from one.alf import spec
 from one.alf.cache import make_parquet_db
 from one.api import One
-from powerpixels import clock, sync_files
-from powerpixels.documents import Piece, RawFile, Stream
+from powerpixels import clock, report, sync_files
+from powerpixels.documents import Piece, RawFile, Session, Stream
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +90,34 @@ def test_with_gaps_is_what_it_says(case):
     again = with_gaps(one.probe_edges, one.probe, [])
     for begin, end in one.probe_edges.gaps:
         assert not ((again.sample > begin) & (again.sample < end)).any()
+
+
+def test_the_report_draws_the_residuals_with_their_bound(case):
+    """What stands on the page is the fit's: least and largest residual of each part, bound and doubt."""
+    one, _, fit = case
+    pairs = clock.matched_pairs(fit, one.probe_edges, one.reference_edges, reference_line="P0.0")
+    session_of = Session(
+        subject="mouse <01>",
+        session="2026-03-01_001",
+        acquisition="spikeglx",
+        acquisition_version=None,
+        start_time=None,
+    )
+    hz = one.reference_edges.sampling_rate_hz
+    told = sync_files.binned_residuals(fit, pairs, one.probe_edges, hz, session_of, 100.0)
+    residual = sync_files.residuals_us(fit, pairs, hz)
+    assert np.sqrt(np.mean(residual**2)) == pytest.approx(fit.rms_us, rel=1e-6)
+    assert min(low for _, low, _ in told.bins) == round(residual.min(), 2)
+    assert max(high for *_, high in told.bins) == round(residual.max(), 2) <= round(fit.max_us, 2)
+    # Nothing is drawn where nothing was recorded.
+    for begin, end in one.probe_edges.gaps / one.probe_edges.sampling_rate_hz:
+        width = told.duration_s / sync_files.BINS
+        assert not any(begin + width < at < end - width for at, *_ in told.bins)
+    page = report.page([], [], None, [told])
+    assert page.count("<svg") == 1 and "mouse &lt;01&gt; 2026-03-01_001" in page
+    assert f"error below {fit.bound_us:.0f} µs (allowed: 100 µs)" in page
+    assert "looks the same every 1 s" in page and page.count("stroke-dasharray") == 2
+    drawn = page[page.index("<svg") : page.index("</svg>")]
+    assert len(drawn) < 12_000 and drawn.count("V") == len(told.bins)
+    told = told.model_copy(update={"fit": fit.model_copy(update={"settled_by": "pattern"})})
+    assert "looks the same" not in report.page([], [], None, [told])

@@ -7,17 +7,25 @@ in µm, peak-to-trough in ms, times in seconds on the reference clock.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from powerpixels.export import ProbeExport
+from powerpixels.sync_files import write_clock
 
 KILOSORT_CODES = {"mua": 0, "good": 1, "unjudged": -1}
 BOMBCELL_CODES = {"noise": 0, "good": 1, "mua": 2, "non_soma": 3, "unjudged": -1}
+UNITREFINE_CODES = {"noise": 0, "good": 1, "mua": 2, "unjudged": -1}
 # The codes of ibllib's bad-channel detection; dead and outside channels are not among the kept.
 CHANNEL_CODES = {"good": 0, "dead": 1, "noise": 2, "out": 3}
+# Files with times: seconds on the reference clock, or samples of the probe's AP stream.
+UNITS = {
+    "spikes.times.npy": "s",
+    "spikes.samples.npy": "samples",
+    "_powerpixels_gaps.intervals.npy": "s",
+    "_powerpixels_gaps.samples.npy": "samples",
+}
 
 
 def write_alf(export: ProbeExport, folder: Path) -> None:
@@ -29,16 +37,18 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
 
     clusters.channels (n,) int32, row of channels.*; clusters.depths float32 µm; clusters.amps
     float32 V; clusters.peakToTrough float64 ms; clusters.waveforms (n, samples, w) float32 V, main
-    channel first; clusters.waveformsChannels (n, w) int32; clusters.kilosortLabels and
-    clusters.bombcellLabels (n,) int64 (KILOSORT_CODES, BOMBCELL_CODES); clusters.uuids.csv;
-    clusters.metrics.csv: identity, labels as text, metrics (ks2_label is the name that the IBL
-    tools look for).
+    channel first; clusters.waveformsChannels (n, w) int32; clusters.kilosortLabels, clusters.bombcellLabels
+    and clusters.unitrefineLabels (n,) int64 (KILOSORT_CODES, BOMBCELL_CODES, UNITREFINE_CODES);
+    clusters.consensusLabels (n,) int64 (BOMBCELL_CODES); clusters.iblLabels (n,) float64, IBL's score (1
+    passes its three criteria), -1 where not judged;
+    clusters.uuids.csv; clusters.metrics.csv: identity, labels as text, metrics. In it ks2_label (Kilosort's
+    word) and label (IBL's score, empty where not judged) have the names that the IBL tools look for.
 
     channels.localCoordinates (c, 2) float64 µm; channels.rawInd (c,) int32, column of the raw
     file; channels.shanks (c,) int32; channels.contactIds (c,) text; channels.labels (c,) int64
     (CHANNEL_CODES).
 
-    _powerpixels_clock.fit.json: the clock that the times are on.
+    _powerpixels_clock.fit.json: the clock that each file of times or samples is on (``PublishedClock``).
 
     Only where the recording has g gaps: _powerpixels_gaps.intervals (g, 2) float64 s, reference clock, last
     sample's end and next one's begin; _powerpixels_gaps.samples (g,) int64, the first sample after it;
@@ -63,6 +73,9 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         "clusters.waveformsChannels": export.waveform_channels,
         "clusters.kilosortLabels": _coded(clusters["kilosort_label"], KILOSORT_CODES),
         "clusters.bombcellLabels": _coded(clusters["bombcell_label"], BOMBCELL_CODES),
+        "clusters.unitrefineLabels": _coded(clusters["unitrefine_label"], UNITREFINE_CODES),
+        "clusters.iblLabels": clusters["ibl_score"].fillna(-1).to_numpy(dtype=np.float64),
+        "clusters.consensusLabels": _coded(clusters["consensus_label"], BOMBCELL_CODES),
         "channels.localCoordinates": np.array(
             [[c.x_um, c.y_um] for c in export.channels], dtype=np.float64
         ).reshape(-1, 2),
@@ -81,22 +94,19 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
 
     # One file only: a second one of the same attribute (.pqt) makes `load_object` refuse the folder.
-    clusters.rename(columns={"kilosort_label": "ks2_label"}).to_csv(
+    clusters.rename(columns={"kilosort_label": "ks2_label", "ibl_score": "label"}).to_csv(
         folder / "clusters.metrics.csv", index=False, lineterminator="\n"
     )
     (folder / "clusters.uuids.csv").write_text("\n".join(["uuids", *export.cluster_uuids]) + "\n")
     counts = "spikes.samples"
     if len(export.gaps):
         counts = "(spikes.samples + all _powerpixels_gaps.missing up to there)"
-    clock = {
-        "description": (
-            f"spikes.times are seconds on the clock of stream {export.clock.reference!r}, zero at that "
-            f"stream's first sample: linear between the knots [{counts} / sampling_rate_hz, seconds]"
-        ),
-        **export.clock.model_dump(),
-    }
-    # An object of its own: as an attribute of spikes it would break code that indexes all of them.
-    (folder / "_powerpixels_clock.fit.json").write_text(json.dumps(clock, indent=1) + "\n")
+    described = (
+        f"spikes.times are seconds on the clock of stream {export.clock.reference!r}, zero at that "
+        f"stream's first sample: linear between the knots [{counts} / sampling_rate_hz, seconds]"
+    )
+    units = {name: unit for name, unit in UNITS.items() if name.removesuffix(".npy") in arrays}
+    write_clock(export.clock, described, units, folder)
 
 
 def _coded(labels, codes: dict[str, int]) -> np.ndarray:

@@ -6,10 +6,11 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from powerpixels import bombcell_labels, ibl_labels
 from powerpixels.documents import Document, PreprocessedUnit, SortingDocument
 from powerpixels.stage import DataError
 
@@ -39,6 +40,12 @@ QUALITY_METRICS = (
     "noise_cutoff",
     "drift",
 )
+# SpikeInterface's, that UnitRefine's full models read; of the waveforms' principal components.
+PCA_METRICS = ("mahalanobis", "d_prime", "nearest_neighbor", "silhouette")
+# Both read every spike's traces: one pass over the recording serves them.
+ONE_PASS = ("spike_amplitudes", "spike_locations")
+# SpikeInterface's recipe for pairs that one neuron's spikes may have been split into.
+MERGE_PRESET = "similarity_correlograms"
 
 
 class AnalysisDocument(Document):
@@ -56,18 +63,42 @@ class AnalysisDocument(Document):
     extensions: dict[str, dict]
 
 
+class Suggestions(Document):
+    """suggestions.json: units that may be one neuron's; nothing is done about them.
+
+    redundant: pairs that share most of their spikes (SpikeInterface's ``find_redundant_units``). merges:
+    groups whose templates and correlograms fit together (``compute_merge_unit_groups`` with that preset).
+    Unit ids are the sorter's.
+    """
+
+    redundant: list[tuple[int, int]]
+    merges: list[list[int]]
+    merge_preset: str
+
+
 def analyze_unit(
-    unit_folder: Path, sorting_folder: Path, out: Path, jobs: int = 1, seed: int = 42
+    unit_folder: Path,
+    sorting_folder: Path,
+    out: Path,
+    jobs: int = 1,
+    seed: int = 42,
+    pca_metrics: bool = False,
+    bombcell: dict[str, Any] | None = None,
 ) -> AnalysisDocument:
-    """Write out/analyzer.zarr, out/metrics.csv and out/analysis.json of one sorting unit.
+    """Write out/analyzer.zarr, out/metrics.csv, out/analysis.json and what LABEL needs of one sorting unit.
 
     unit_folder: of PREPROCESS. sorting_folder: of SORT. analyzer.zarr: SpikeInterface's SortingAnalyzer,
     sparse, in µV, unit ids those of the sorter (int64), with the unit property "sorter_label"; it holds no
     path and opens without its recording. metrics.csv: a row per unit, index unit_id, template and quality
-    metrics by SpikeInterface's names (NaN empty); without units only the header "unit_id".
+    metrics by SpikeInterface's names (NaN empty); without units only the header "unit_id". pca_metrics: those
+    of principal components too. bombcell: parameters by which Bombcell measures in place of its defaults.
 
-    Raises DataError where the sorting is not of this unit.
+    Where there are units also bombcell.csv and bombcell.json (``bombcell_labels.measure``),
+    ibl_confidence.csv (``ibl_labels.refractory_confidence``) and suggestions.json (``Suggestions``).
+
+    Raises DataError where the sorting is not of this unit, and for wrong Bombcell parameters.
     """
+    bombcell = bombcell_labels.checked(bombcell or {})
     sorting_folder, out = Path(sorting_folder), Path(out)
     document = SortingDocument.load(sorting_folder / "sorting.json")
     unit = PreprocessedUnit.load(Path(unit_folder) / "recording.json")
@@ -103,7 +134,7 @@ def analyze_unit(
     folder = out / "analyzer.zarr"
     shutil.rmtree(folder, ignore_errors=True)
     job_kwargs = {"n_jobs": jobs, "chunk_duration": "1s", "progress_bar": False}
-    parameters = extension_parameters(seed)
+    parameters = extension_parameters(seed, pca_metrics)
     with warnings.catch_warnings(record=True) as caught:
         analyzer = create_sorting_analyzer(
             sorting,
@@ -116,13 +147,22 @@ def analyze_unit(
             sparsity_kwargs={"method": "radius", "radius_um": SPARSITY_RADIUS_UM},
             job_kwargs=job_kwargs,
         )
-        for name, extension in parameters.items():
+        for name in parameters:
+            if analyzer.has_extension(name):
+                continue
             log.info("%s %s: %s", document.probe, document.unit, name)
-            analyzer.compute({name: extension}, **job_kwargs)
+            together = ONE_PASS if name in ONE_PASS else (name,)
+            analyzer.compute({one: parameters[one] for one in together}, **job_kwargs)
         metrics = analyzer.get_metrics_extension_data()
+        log.info("%s %s: redundant units and merges", document.probe, document.unit)
+        suggest(analyzer).save(out / "suggestions.json")
     # Mostly metrics that units with few spikes can't have, and that are then NaN.
     for message in sorted({str(warning.message) for warning in caught}):
         log.info("%s", " ".join(message.split()))
+    log.info("%s %s: Bombcell's metrics", document.probe, document.unit)
+    bombcell_labels.measure(unit_folder, sorting_folder, analyzer, out, bombcell, jobs)
+    log.info("%s %s: IBL's refractory periods", document.probe, document.unit)
+    _refractory_confidence(analyzer).to_csv(out / "ibl_confidence.csv")
     _forget_recording(folder)
     _write_metrics(metrics, out)
     result = AnalysisDocument(
@@ -138,8 +178,10 @@ def analyze_unit(
     return result
 
 
-def extension_parameters(seed: int) -> dict[str, dict]:
+def extension_parameters(seed: int, pca_metrics: bool = False) -> dict[str, dict]:
     """The analyzer's extensions in the order they are computed, each with its parameters."""
+    components = {"principal_components": {"n_components": 5, "mode": "by_channel_local"}}
+    names = [*QUALITY_METRICS, *(PCA_METRICS if pca_metrics else ())]
     return {
         "random_spikes": {"method": "uniform", "max_spikes_per_unit": MAX_SPIKES_PER_UNIT, "seed": seed},
         "noise_levels": {"random_slices_kwargs": {"seed": seed}},
@@ -151,8 +193,30 @@ def extension_parameters(seed: int) -> dict[str, dict]:
         "spike_locations": {"method": "center_of_mass"},
         "template_similarity": {"method": "l1"},
         "template_metrics": {"include_multi_channel_metrics": True},
-        "quality_metrics": {"metric_names": list(QUALITY_METRICS)},
+        **(components if pca_metrics else {}),
+        "quality_metrics": {"metric_names": names},
     }
+
+
+def suggest(analyzer) -> Suggestions:
+    """Redundant units and merges of an analyzer with templates, locations, similarity and correlograms."""
+    from spikeinterface.curation import compute_merge_unit_groups, find_redundant_units
+
+    redundant, merges = [], []
+    if len(analyzer.unit_ids) > 1:
+        redundant = find_redundant_units(analyzer.sorting)
+        merges = compute_merge_unit_groups(analyzer, preset=MERGE_PRESET, force_copy=False)
+    return Suggestions(
+        redundant=sorted(tuple(sorted(int(unit) for unit in pair)) for pair in redundant),
+        merges=sorted(sorted(int(unit) for unit in group) for group in merges),
+        merge_preset=MERGE_PRESET,
+    )
+
+
+def _refractory_confidence(analyzer) -> pd.DataFrame:
+    vector = analyzer.sorting.to_spike_vector()
+    ids = np.asarray(analyzer.unit_ids, dtype=np.int64)[vector["unit_index"]]
+    return ibl_labels.refractory_confidence(vector["sample_index"], ids, analyzer.sampling_frequency)
 
 
 def load_sorting(sorting_folder: Path, sampling_rate_hz: float, n_samples: int):

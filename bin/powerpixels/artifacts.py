@@ -19,6 +19,8 @@ import numba
 import numpy as np
 from scipy import signal
 
+from powerpixels.documents import ProbeDocument
+
 PROPORTION = 0.2
 # The limit is where amplifiers stand still, within this part of it.
 LIMIT_MARGIN = 0.04
@@ -38,6 +40,8 @@ WARM_UP_S = 0.03
 BLOCK_ROWS = 64
 
 Kind = Literal["saturation", "artifact"]
+# What is muted: nothing, saturated stretches, or these and artifacts.
+Mute = Literal["none", "saturation", "artifacts"]
 
 
 class Interval(NamedTuple):
@@ -47,6 +51,23 @@ class Interval(NamedTuple):
     stop: int
     kind: Kind
     n_channels: int
+
+
+def converter_limit(document: ProbeDocument) -> int | None:
+    """Counts at the limit of the probe's converter: 512, 2048 or 8192 by its part number.
+
+    None where the part number is not known, or another program than SpikeGLX wrote the file: Open Ephys
+    scales the converter's counts.
+    """
+    if document.session.acquisition != "spikeglx" or document.probe.part_number is None:
+        return None
+    from probeinterface.neuropixels_tools import build_neuropixels_probe
+
+    try:
+        bits = build_neuropixels_probe(document.probe.part_number).annotations["adc_bit_depth"]
+    except KeyError:
+        return None
+    return 2 ** (int(bits) - 1)
 
 
 @dataclass(frozen=True)
@@ -177,6 +198,83 @@ def mute(intervals: Sequence[Interval], start: int, stop: int, sampling_rate_hz:
         inside = slice(max(lo, start) - start, min(hi, stop) - start)
         np.minimum(gain[inside], whole[max(start - lo, 0) : len(whole) - max(hi - stop, 0)], out=gain[inside])
     return gain
+
+
+@dataclass(frozen=True)
+class Muting:
+    """Finds what is to be muted in a chunk of raw samples, by itself: the same whatever the chunk.
+
+    detector: of the stream. kinds: "saturation" or "artifacts" (both).
+    """
+
+    detector: Detector
+    kinds: Mute
+
+    @property
+    def n_before(self) -> int:
+        """Rows before a chunk that ``gain`` wants to have."""
+        return self.n_after + (self.detector.n_before if self.kinds == "artifacts" else 0)
+
+    @property
+    def n_after(self) -> int:
+        """Rows behind a chunk that ``gain`` wants to have: what can be merged, and a fade."""
+        rate = self.detector.sampling_rate_hz
+        return round(MERGE_S * rate) + max(1, round(FADE_S * rate))
+
+    def gain(self, rows: np.ndarray, left: int, right: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """What to multiply a chunk's traces by, and the intervals in which that is 0.
+
+        rows: (left + n + right, columns) int16: the chunk with ``n_before`` and ``n_after`` rows around it,
+        fewer where its block begins or ends. Returns float32 (n,), as ``mute`` has it (None: all is 1), and
+        int64 (intervals, 2), first sample and first behind, counted from the chunk's first, cut off at its
+        ends.
+        """
+        n, rate = len(rows) - left - right, self.detector.sampling_rate_hz
+        settling = max(left - self.n_after, 0)
+        seen = np.ascontiguousarray(rows[: left + n + min(right, self.n_after)])
+        if self.kinds == "artifacts":
+            found = scan(seen, settling, settling - left, self.detector).intervals
+        else:
+            found = self._saturated(seen[settling:], settling - left)
+        plain = [interval._replace(kind="artifact", n_channels=0) for interval in found]
+        merged = merge_intervals(plain, round(MERGE_S * rate))
+        inside = [(max(i.start, 0), min(i.stop, n)) for i in merged if i.start < n and i.stop > 0]
+        spans = np.array(inside, dtype=np.int64).reshape(-1, 2)
+        return (mute(merged, 0, n, rate) if merged else None), spans
+
+    def _saturated(self, rows: np.ndarray, first: int) -> list[Interval]:
+        detector = self.detector
+        columns = np.asarray(detector.columns, dtype=np.int64)
+        near = np.int32(np.ceil((1 - LIMIT_MARGIN) * detector.limit_counts))
+        return _runs(_count_near(rows, columns, near), PROPORTION * len(columns), first, "saturation")
+
+
+def joined_intervals(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of consecutive chunks' intervals, int64 (n, 2), samples of the whole; what touches is one."""
+    spans = np.concatenate([np.empty((0, 2), dtype=np.int64), *parts])
+    if not len(spans):
+        return spans
+    starts = np.concatenate([[True], spans[1:, 0] != spans[:-1, 1]])
+    return np.stack([spans[starts, 0], spans[np.append(starts[1:], True), 1]], axis=1)
+
+
+def in_intervals(samples: np.ndarray, intervals: np.ndarray) -> np.ndarray:
+    """Whether each sample (n,) lies in one of the intervals, int64 (intervals, 2) ascending: bool (n,)."""
+    k = np.searchsorted(intervals[:, 0], samples, side="right") - 1
+    return (k >= 0) & (np.asarray(samples) < np.append(intervals[:, 1], 0)[k])
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_near(rows, columns, near):
+    """Number of columns, int32 (n_rows,), whose values are ``near`` or more away from 0."""
+    counts = np.zeros(rows.shape[0], dtype=np.int32)
+    for row in range(rows.shape[0]):
+        n = np.int32(0)
+        for c in range(len(columns)):
+            value = np.int32(rows[row, columns[c]])
+            n += np.int32(abs(value) >= near)
+        counts[row] = n
+    return counts
 
 
 # Channels are innermost throughout, so that the compiler turns the loops over them into vector instructions.

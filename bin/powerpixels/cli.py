@@ -14,7 +14,18 @@ from powerpixels.stage import EXIT_DATA_ERROR, DataError
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand; exits with 65 and one message where the input is at fault."""
-    from powerpixels import histology, lines, prepare, samplesheet, simulate
+    from powerpixels import (
+        curate,
+        curated,
+        histology,
+        lines,
+        models,
+        prepare,
+        samplesheet,
+        simulate,
+        sorters,
+        visualize,
+    )
 
     parser = argparse.ArgumentParser(prog="powerpixels", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
@@ -28,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("wiring", lines, "say what each line of a session's streams carries"),
         ("prepare", prepare, "make the day's empty session folders"),
         ("histology", histology, "turn a histology tool's tracings into xyz_picks.json"),
+        ("sorter-params", sorters, "print a sorter's parameters with their defaults, as a file to edit"),
         ("simulate", simulate, "write a session as SpikeGLX does, with everything about it known"),
+        ("visualize", visualize, "draw what preprocessing does to a stretch, step by step"),
+        ("curate", curate, "open SpikeInterface's GUI on a probe's units"),
+        ("apply-curation", curated, "write the revision of ALF and NWB that a curation makes"),
+        ("fetch-models", models, "fetch UnitRefine's models once, for --unitrefine_models"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

@@ -265,12 +265,19 @@ class Findings(Document):
 
 
 class ChannelLabel(Document):
-    """What bad-channel detection said of a channel: "good", "dead", "noise" or "out"."""
+    """What bad-channel detection said of a channel: "good", "dead", "noise" or "out".
+
+    similarity: to the shank's median, 1 where it is as large in the channel. high_uv2_hz: mean density
+    above 0.8 of the Nyquist frequency, µV²/Hz. Medians over chunks of the session that gave the label; None
+    where the shank has too few channels, or the recording is too short, to look for bad ones.
+    """
 
     raw_column: int
     contact_id: str
     shank: int
     label: Literal["good", "dead", "noise", "out"]
+    similarity: float | None = None
+    high_uv2_hz: float | None = None
 
 
 class PreprocessedUnit(Document):
@@ -301,7 +308,7 @@ class Preprocess(Document):
     """preprocess.json: what PREPROCESS did to the whole probe.
 
     parts: the sessions that were joined, in order; their samples make up the whole recording.
-    steps: name and parameters of each step in the order applied.
+    steps: name and parameters of each step in the order applied. source: what was preprocessed.
     """
 
     probe: str
@@ -309,6 +316,14 @@ class Preprocess(Document):
     labels: list[ChannelLabel]
     steps: list[dict]
     units: list[str]
+    source: JoinedProbe | None = None
+
+
+class DriftChoice(Document):
+    """What ``--drift`` meant for the sorting of a unit, and why."""
+
+    policy: Literal["auto", "sorter", "off", "dredge"]
+    reason: str
 
 
 class SortingDocument(Document):
@@ -317,6 +332,7 @@ class SortingDocument(Document):
     status "sorted", or "skipped" with the reason in message (no channels in the brain, …).
     unit_ids: the sorter's own ids, ascending, only units with spikes. sorter_labels: the
     sorter's own label by unit id as text (Kilosort: "good", "mua"); empty where it has none.
+    drift: None of a sorting that was made without the choice.
     """
 
     probe: str
@@ -328,6 +344,8 @@ class SortingDocument(Document):
     parameters: dict
     unit_ids: list[int]
     sorter_labels: dict[int, str]
+    drift: DriftChoice | None = None
+    lowered_for_memory: dict = {}
 
 
 class ClockFit(Document):
@@ -347,6 +365,7 @@ class ClockFit(Document):
     acquisition's counts of samples) or the "pattern" of pulses; None where there was nothing to tell.
     repeats_s: the wave's period, by multiples of which it would look the same; None for an irregular one.
     counters_apart_s: by how much the two counters then started apart, None where either is unknown.
+    line, reference_line: of each stream, the line whose wave was matched; None for the reference itself.
     """
 
     probe: str
@@ -366,10 +385,54 @@ class ClockFit(Document):
     settled_by: Literal["counters", "pattern"] | None = None
     repeats_s: float | None = None
     counters_apart_s: float | None = None
+    line: str | None = None
+    reference_line: str | None = None
+
+
+class TimesFile(Document):
+    """What the numbers of a published file are counted on.
+
+    clock: name of the stream whose clock it is. unit: "s" since that stream's first sample, time in gaps
+    included; or its recorded "samples", those in gaps not counted. bound_us: what their error against that
+    clock can't exceed at any time of the recording, 0 on the stream's own clock, None where not known.
+    """
+
+    clock: str
+    unit: Literal["s", "samples"]
+    bound_us: float | None
+
+
+class PublishedClock(ClockFit):
+    """_powerpixels_clock.fit.json beside ALF files: the fit, and what each of the files is counted on.
+
+    description: in words. files: by path in the folder.
+    """
+
+    description: str
+    files: dict[str, TimesFile]
+
+
+class SyncResiduals(Document):
+    """residuals.json of a fitted stream: how far its sync wave lies off the map, for the run's report.
+
+    fit: the clock's map. limit_us: what its bound was allowed to be. duration_s: of the stream. bins: of the
+    matched edges in equal parts of it, those without an edge left out: (middle in s on the stream's own
+    clock, least and largest residual in µs).
+    """
+
+    session: Session
+    fit: ClockFit
+    limit_us: float
+    duration_s: float
+    bins: list[tuple[float, float, float]]
 
 
 class ProbeSummary(Document):
-    """summary.json of an exported probe: one row of summary.csv."""
+    """summary.json of an exported probe: one row of summary.csv.
+
+    sync_bound_us: what the times' error can't exceed, None where that is not known. drift: who corrected it,
+    and why, by sorting unit.
+    """
 
     subject: str
     session: str
@@ -388,4 +451,6 @@ class ProbeSummary(Document):
     reference_clock: str
     sync_rms_us: float
     sync_max_us: float
+    sync_bound_us: float | None = None
+    drift: str = ""
     warnings: list[str]

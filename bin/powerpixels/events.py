@@ -22,9 +22,13 @@ from powerpixels.documents import ClockFit, Stream
 from powerpixels.edges import Edges
 from powerpixels.rawdata import StreamReader, locate
 from powerpixels.stage import DataError
+from powerpixels.sync_files import write_clock
 from powerpixels.wiring import ANALOG_OBJECT, MAIN_STREAM, TIMESTAMPS, Wiring
 
 log = logging.getLogger("powerpixels")
+
+# ALF collection of the digital lines' pulses, below that of their edges.
+PULSES = "pulses"
 
 
 def write_events(
@@ -37,16 +41,16 @@ def write_events(
 
     Per wired digital line, as ``<name>``: ``<name>.times.npy`` ((n,) float64 s) and
     ``<name>.polarities.npy`` ((n,) int8, +1 rising, -1 falling) of all edges, and
-    ``<name>.intervals.npy`` ((m, 2) float64 s, rise and fall of each complete pulse). A line that has
-    edges but no name is written under its stream and line, ``_nidq_port0line1``; the sync line only where it
-    has a name. Per wired analog input ``analog.<name>.npy`` ((n,) float32 V), and once
+    ``pulses/<name>.intervals.npy`` ((m, 2) float64 s, rise and fall of each complete pulse), in a collection
+    of their own, since there are fewer than edges: ONE wants one length of an object's attributes. A line
+    that has edges but no name is written under its stream and line, ``_nidq_port0line1``; the sync line only
+    where it has a name. Per wired analog input ``analog.<name>.npy`` ((n,) float32 V), and once
     ``analog.timestamps.npy`` ((n,) float64 s), written in pieces: n_samples of them, or as many as the
     wiring's ``analog_rate_hz`` asks for, see ``decimation``. ``_powerpixels_clock.fit.json``, as beside a
-    probe's spikes, tells which clock they are all on (the fit; of the reference, the identity).
+    probe's spikes, tells which clock each is on (the fit; of the reference, the identity).
     ``_powerpixels_events.summary.json`` lists what was written and the warnings: wired inputs that the stream
     lacks, or that never change, and a sync line other than the metadata's. An event's time is that of the
-    first sample with the new level. Intervals are those of whole pulses, so fewer than the edges: ONE, which
-    expects as many, loads them with a warning. Raises ``DataError`` where the edges or the fit are another
+    first sample with the new level. Raises ``DataError`` where the edges or the fit are another
     stream's.
     """
     if edges.stream != stream.name or edges.n_samples != stream.n_acquired:
@@ -72,6 +76,8 @@ def write_events(
     known = ", ".join(edges.lines) or "none"
     # Where the wiring's sync line is none of the stream's, SYNC finds another.
     sync = inputs.sync if inputs.sync in edges.lines else edges.sync
+    if fit is not None and fit.line is not None:
+        sync = fit.line
     if inputs.sync is not None and edges.sync not in (None, inputs.sync):
         warn(f"the wiring has the sync wave on {inputs.sync}, the recording's metadata on {edges.sync}")
     for line, name in inputs.digital.items():
@@ -105,19 +111,18 @@ def write_events(
         analog = [entry | {"sampling_rate_hz": stream.sampling_rate_hz / factor} for entry in analog]
 
     clock = identity_fit(edges, stream.name) if fit is None else fit
-    told = {
-        "description": (
-            f"all times here are seconds on the clock of stream {clock.reference!r}, zero at that stream's"
-            " first sample"
-            f"; recorded on {stream.name!r}, linear between the knots [samples since its first one (time in"
-            " gaps included) / sampling_rate_hz, seconds]"
-        ),
-        **clock.model_dump(),
-    }
+    described = (
+        f"all times here are seconds on the clock of stream {clock.reference!r}, zero at that stream's"
+        f" first sample; recorded on {stream.name!r}, linear between the knots [samples since its first one"
+        " (time in gaps included) / sampling_rate_hz, seconds]"
+    )
+    timed = [f"{line['object']}.times.npy" for line in digital]
+    timed += [f"{PULSES}/{line['object']}.intervals.npy" for line in digital]
+    timed += [f"{ANALOG_OBJECT}.{TIMESTAMPS}.npy"] if analog else []
+    write_clock(clock, described, dict.fromkeys(timed, "s"), out)
     summary = {"clock": clock.reference, "digital": digital, "analog": analog, "warnings": warnings}
-    for file, content in (("clock.fit", told), ("events.summary", summary)):
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        (out / f"_powerpixels_{file}.json").write_text(text, encoding="utf-8")
+    text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+    (out / "_powerpixels_events.summary.json").write_text(text, encoding="utf-8")
     return warnings
 
 
@@ -161,7 +166,8 @@ def _write_line(
     name = name or re.sub(r"\W", "line", re.sub(r"^P(?=\d)", "port", line))
     np.save(out / f"{prefix}{name}.times.npy", times)
     np.save(out / f"{prefix}{name}.polarities.npy", polarity)
-    np.save(out / f"{prefix}{name}.intervals.npy", pulses)
+    (out / PULSES).mkdir(exist_ok=True)
+    np.save(out / PULSES / f"{prefix}{name}.intervals.npy", pulses)
     return {
         "line": line,
         "object": f"{prefix}{name}",

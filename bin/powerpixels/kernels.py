@@ -13,6 +13,7 @@ again saves a tenth of the time. NumPy, SciPy and numba release the interpreter'
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from powerpixels.spectra import Notches
+
 INT16_MAX = 32767
 
 # A block's transform: 2**15 samples hold one second at 30 kHz and both margins.
@@ -30,10 +33,10 @@ FFT_SAMPLES = 32768
 # Margin on both sides of what filter_chunk returns. SpikeInterface's phase_shift takes as much: the sinc of a
 # shift by part of a sample fades as 1/t. The outer half fades in, the inner lets the high-pass filter settle.
 MARGIN_MS = 40.0
+# With notches, whose responses fall as exp(-pi * width * t): to 0.2 % within half of it at 40 Hz.
+NOTCH_MARGIN_MS = 100.0
 # Pairs of channels that a thread transforms at a time: 4 MB.
 PAIRS = 16
-# sosfiltfilt's own extension of the data at each end for five poles, in samples.
-EDGE_EXTENSION = 18
 BUTTERWORTH_ORDER = 5
 TILE = 256
 # Samples by channels that stay in the cache while they are turned from one order to the other.
@@ -107,8 +110,10 @@ class FilterPlan:
     """Which columns of the raw samples become which rows of the traces, and through which filter.
 
     columns, gains_uv, shifts: of each row: its raw column, µV per count, and by which part of a sample it is
-    taken late (inter_sample_shift). order: rows by pairs of equal shift, (pairs, 2), -1 where there is none.
-    shift_of: (pairs,) index into ``unique_shifts``. margin: samples that filter_chunk wants on either side.
+    taken late (inter_sample_shift). filters: each row's filter, an index into ``notches``: (frequency, width)
+    in Hz of the notches that the filter has beside the high-pass. order: rows by pairs of equal filter and
+    shift, (pairs, 2), -1 where there is none. kind_of: (pairs,) index into ``kinds``: (filter, shift).
+    margin: samples that filter_chunk wants on either side.
     """
 
     sampling_rate_hz: float
@@ -116,10 +121,16 @@ class FilterPlan:
     columns: np.ndarray
     gains_uv: np.ndarray
     shifts: np.ndarray
+    filters: np.ndarray
+    notches: tuple[Notches, ...]
     order: np.ndarray
-    shift_of: np.ndarray
-    unique_shifts: tuple[float, ...]
+    kind_of: np.ndarray
+    kinds: tuple[tuple[int, float], ...]
     margin: int
+
+    def sections(self, k: int) -> np.ndarray:
+        """Second-order sections of the k-th filter."""
+        return sections(self.sampling_rate_hz, self.highpass_hz, self.notches[k])
 
 
 def filter_plan(
@@ -128,12 +139,14 @@ def filter_plan(
     columns: np.ndarray,
     gains_uv: np.ndarray,
     shifts: np.ndarray,
+    notches: Sequence[Notches] | None = None,
 ) -> FilterPlan:
     """Plan ``filter_chunk`` for the channels to be kept; see FilterPlan.
 
-    columns, gains_uv, shifts: (channels,) in the order in which the traces' rows are wanted. Two channels
-    that are sampled at the same moment share one complex transform. Raises ValueError for lengths that
-    differ, or a cutoff that is not between 0 and half the sampling rate.
+    columns, gains_uv, shifts: (channels,) in the order in which the traces' rows are wanted. notches: of each
+    channel, None: no channel has any. Two channels that are sampled at the same moment and filtered alike
+    share one complex transform. Raises ValueError for lengths that differ, or a cutoff that is not between 0
+    and half the sampling rate.
     """
     columns = np.ascontiguousarray(columns, dtype=np.int64)
     gains_uv = np.ascontiguousarray(gains_uv, dtype=np.float32)
@@ -145,15 +158,20 @@ def filter_plan(
         )
     if not 0 < highpass_hz < sampling_rate_hz / 2:
         raise ValueError(f"high-pass cutoff {highpass_hz} Hz at a sampling rate of {sampling_rate_hz} Hz")
-    unique, inverse = np.unique(shifts, return_inverse=True)
-    order, shift_of = [], []
-    for k in range(len(unique)):
-        rows = np.flatnonzero(inverse == k)
+    of_row = [tuple(own) for own in notches] if notches is not None else [()] * len(columns)
+    if len(of_row) != len(columns):
+        raise ValueError(f"notches of {len(of_row)} channels, expected {len(columns)}")
+    unique = sorted(set(of_row))
+    filters = np.array([unique.index(own) for own in of_row], dtype=np.int64)
+    kinds = sorted(set(zip(filters.tolist(), shifts.tolist(), strict=True)))
+    order, kind_of = [], []
+    for k, (chosen, shift) in enumerate(kinds):
+        rows = np.flatnonzero((filters == chosen) & (shifts == shift))
         rows = rows[np.argsort(columns[rows], kind="stable")].tolist()
         if len(rows) % 2:
             rows.append(-1)
         order += zip(rows[0::2], rows[1::2], strict=True)
-        shift_of += [k] * (len(rows) // 2)
+        kind_of += [k] * (len(rows) // 2)
     # Pairs that are neighbours in the raw file are read together.
     by_column = np.argsort([columns[pair[0]] for pair in order], kind="stable")
     return FilterPlan(
@@ -162,10 +180,12 @@ def filter_plan(
         columns=columns,
         gains_uv=gains_uv,
         shifts=shifts,
+        filters=filters,
+        notches=tuple(unique),
         order=np.array(order, dtype=np.int64)[by_column],
-        shift_of=np.array(shift_of, dtype=np.int64)[by_column],
-        unique_shifts=tuple(unique.tolist()),
-        margin=int(MARGIN_MS * sampling_rate_hz / 1000),
+        kind_of=np.array(kind_of, dtype=np.int64)[by_column],
+        kinds=tuple(kinds),
+        margin=int((NOTCH_MARGIN_MS if any(unique) else MARGIN_MS) * sampling_rate_hz / 1000),
     )
 
 
@@ -178,18 +198,40 @@ def butterworth(sampling_rate_hz: float, highpass_hz: float) -> np.ndarray:
     )
 
 
-@lru_cache(maxsize=4)
-def _responses(
-    sampling_rate_hz: float, highpass_hz: float, unique_shifts: tuple[float, ...], n_fft: int
+def sections(sampling_rate_hz: float, highpass_hz: float, notches: Notches) -> np.ndarray:
+    """Second-order sections (n, 6) of the high-pass filter and ``scipy.signal.iirnotch`` of each notch."""
+    from scipy.signal import iirnotch
+
+    rows = [butterworth(sampling_rate_hz, highpass_hz)]
+    for frequency_hz, width_hz in notches:
+        rows.append(np.concatenate(iirnotch(frequency_hz, frequency_hz / width_hz, sampling_rate_hz))[None])
+    return np.concatenate(rows)
+
+
+def edge_extension(sos: np.ndarray) -> int:
+    """By how many samples sosfiltfilt extends the data at each end, if it is not told otherwise."""
+    n_taps = 2 * len(sos) + 1 - min(np.count_nonzero(sos[:, 2] == 0), np.count_nonzero(sos[:, 5] == 0))
+    return 3 * int(n_taps)
+
+
+@lru_cache(maxsize=8)
+def responses(
+    sampling_rate_hz: float,
+    highpass_hz: float,
+    notches: tuple[Notches, ...],
+    kinds: tuple[tuple[int, float], ...],
+    n_fft: int,
 ) -> np.ndarray:
-    """(shifts, n_fft) complex64: filter forward and backward, and delay; of a real impulse response."""
+    """(kinds, n_fft) complex64: filter forward and backward, and delay; of a real impulse response."""
     from scipy.signal import freqz_sos
 
     half = n_fft // 2 + 1
     frequency = np.arange(half) / n_fft
-    _, single = freqz_sos(butterworth(sampling_rate_hz, highpass_hz), worN=2 * np.pi * frequency)
-    delay = np.exp(-2j * np.pi * frequency[None] * np.array(unique_shifts)[:, None])
-    one_sided = np.abs(single) ** 2 * delay
+    gains = []
+    for own in notches:
+        _, single = freqz_sos(sections(sampling_rate_hz, highpass_hz, own), worN=2 * np.pi * frequency)
+        gains.append(np.abs(single) ** 2)
+    one_sided = np.array([gains[k] * np.exp(-2j * np.pi * frequency * shift) for k, shift in kinds])
     # Half the sampling rate has no phase in real samples: its real part is what remains, as in irfft.
     one_sided[:, -1] = one_sided[:, -1].real
     two_sided = np.concatenate([one_sided, np.conj(one_sided[:, -2:0:-1])], axis=1)
@@ -197,7 +239,7 @@ def _responses(
 
 
 @lru_cache(maxsize=4)
-def _fade(margin: int, n_used: int, n_fft: int) -> np.ndarray:
+def fade(margin: int, n_used: int, n_fft: int) -> np.ndarray:
     """(n_fft,) float32 weights: 0 to 1 over half a margin, 1, 1 to 0 at the end of n_used samples, then 0."""
     rise = (1 - np.cos(np.pi * (np.arange(margin // 2) + 0.5) / max(margin // 2, 1))) / 2
     fade = np.zeros(n_fft, dtype=np.float32)
@@ -208,12 +250,12 @@ def _fade(margin: int, n_used: int, n_fft: int) -> np.ndarray:
 
 
 @numba.njit(nogil=True, cache=True)
-def _gather(raw, first, at_start, at_end, columns, gains, order, fade, out):
+def _gather(raw, first, at_start, at_end, columns, gains, extensions, order, fade, out):
     """Pairs of channels as complex numbers, (pairs, n_fft): µV less the channel's mean, faded.
 
     raw: (samples, channels); out's first sample is raw[first], which may lie before the data, as its last may
     lie beyond. There the data go on as sosfiltfilt extends them where at_start or at_end says that the
-    recording ends there: mirrored through the end point over EDGE_EXTENSION samples, then constant.
+    recording ends there: mirrored through the end point over the row's extension in samples, then constant.
     """
     n_raw, n_fft = raw.shape[0], out.shape[1]
     begin, end = max(0, -first), min(n_fft, n_raw - first)
@@ -274,7 +316,7 @@ def _gather(raw, first, at_start, at_end, columns, gains, order, fade, out):
             if row < 0:
                 continue
             column, gain, offset = columns[row], gains[row], lane_offset[2 * pair + part]
-            reach = min(EDGE_EXTENSION, n_raw - 1)
+            reach = min(extensions[row], n_raw - 1)
             if at_start:
                 edge = np.float32(raw[0, column])
                 for k in range(begin):
@@ -288,11 +330,11 @@ def _gather(raw, first, at_start, at_end, columns, gains, order, fade, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def _multiply(values, responses, shift_of):
-    """values[p] *= responses[shift_of[p]], complex64."""
+def _multiply(values, responses, kind_of):
+    """values[p] *= responses[kind_of[p]], complex64."""
     for pair in range(values.shape[0]):
         one = values[pair].view(np.float32)
-        other = responses[shift_of[pair]].view(np.float32)
+        other = responses[kind_of[pair]].view(np.float32)
         for k in range(values.shape[1]):
             real, imaginary = one[2 * k], one[2 * k + 1]
             one[2 * k] = real * other[2 * k] - imaginary * other[2 * k + 1]
@@ -333,6 +375,9 @@ def filter_chunk(
     rms and 0.05 µV at any sample, wherever chunks lie; for noise that reaches half the sampling rate
     undiminished 0.05 µV rms and 0.5 µV at a chunk's border, as between SpikeInterface's own chunks.
 
+    Channels with notches go through the notches' sections together with the high-pass filter's, and need
+    wider margins. The reference then is SpikeInterface's filter with the sections of ``sections``.
+
     Recordings of any length from one sample on. Memory: raw, the result, and 8 MB per thread.
     """
     margin = plan.margin
@@ -346,7 +391,11 @@ def filter_chunk(
         raise ValueError(f"samples of {raw.shape[1]} columns, expected more than {plan.columns.max()}")
     at_start, at_end = left < margin, right < margin
     traces = _result(out, (len(plan.columns), n))
-    groups = [np.arange(k, min(k + EDGE_ROWS, len(traces))) for k in range(0, len(traces), EDGE_ROWS)]
+    groups = [
+        rows[k : k + EDGE_ROWS]
+        for rows in (np.flatnonzero(plan.filters == f) for f in range(len(plan.notches)))
+        for k in range(0, len(rows), EDGE_ROWS)
+    ]
     if at_start and at_end and len(raw) <= 4 * margin:
         _each(pool, lambda rows: _filter_whole(raw, left, plan, rows, traces), groups)
         return traces
@@ -370,26 +419,28 @@ def _scratch(n_fft: int) -> np.ndarray:
 
 
 def _filter_blocks(raw, left, plan, at_start, at_end, traces, pool) -> None:
-    """filter_chunk within the recording: overlapping blocks of FFT_SAMPLES, PAIRS pairs at a time."""
+    """filter_chunk within the recording: overlapping blocks of FFT_SAMPLES, PAIRS pairs at a time.
+
+    What is shorter takes the smallest power of two that holds it.
+    """
     from scipy import fft
 
     margin, n = plan.margin, traces.shape[1]
-    n_fft = FFT_SAMPLES
-    while n_fft < 4 * margin:
-        n_fft *= 2
+    n_fft = 2 ** int(np.ceil(np.log2(max(4 * margin, min(n + 2 * margin, FFT_SAMPLES)))))
     per_block = n_fft - 2 * margin
-    responses = _responses(plan.sampling_rate_hz, plan.highpass_hz, plan.unique_shifts, n_fft)
+    factors = responses(plan.sampling_rate_hz, plan.highpass_hz, plan.notches, plan.kinds, n_fft)
+    extensions = np.array([edge_extension(plan.sections(k)) for k in range(len(plan.notches))])[plan.filters]
 
     def task(item: tuple[int, int]) -> None:
         start, pair = item
         n_out = min(per_block, n - start)
         order = plan.order[pair : pair + PAIRS]
         values = _scratch(n_fft)[: len(order)]
-        fade = _fade(margin, n_out + 2 * margin, n_fft)
+        weights = fade(margin, n_out + 2 * margin, n_fft)
         first = left + start - margin
-        _gather(raw, first, at_start, at_end, plan.columns, plan.gains_uv, order, fade, values)
+        _gather(raw, first, at_start, at_end, plan.columns, plan.gains_uv, extensions, order, weights, values)
         values = fft.fft(values, axis=1, overwrite_x=True, workers=1)
-        _multiply(values, responses, plan.shift_of[pair : pair + PAIRS])
+        _multiply(values, factors, plan.kind_of[pair : pair + PAIRS])
         values = fft.ifft(values, axis=1, overwrite_x=True, workers=1)
         _scatter(values, margin, order, traces, start, n_out)
 
@@ -412,13 +463,13 @@ def _shifted(values: np.ndarray, shifts: np.ndarray, n_zeros: int) -> np.ndarray
 
 
 def _filter_whole(raw, skip, plan, rows, traces) -> None:
-    """SpikeInterface's own steps in float64, for some rows of a recording that raw holds whole."""
+    """SpikeInterface's own steps in float64, for rows of one filter, of a recording that raw holds whole."""
     from scipy.signal import sosfiltfilt
 
     values = raw[:, plan.columns[rows]].astype(np.float32) * plan.gains_uv[rows]
-    sos = butterworth(plan.sampling_rate_hz, plan.highpass_hz)
-    filtered = sosfiltfilt(sos, values, axis=0, padlen=min(EDGE_EXTENSION, len(values) - 1))
-    shifted = _shifted(filtered, plan.shifts[rows], 2 * plan.margin)
+    sos = plan.sections(plan.filters[rows[0]])
+    filtered = sosfiltfilt(sos, values, axis=0, padlen=min(edge_extension(sos), len(values) - 1))
+    shifted = _shifted(filtered, plan.shifts[rows], 2 * int(MARGIN_MS * plan.sampling_rate_hz / 1000))
     traces[rows] = shifted[skip : skip + traces.shape[1]].T
 
 
@@ -432,8 +483,8 @@ def _add_start(raw, left, plan, rows, traces) -> None:
 
     margin, before = plan.margin, plan.margin // 2
     values = raw[:margin, plan.columns[rows]].astype(np.float64) * plan.gains_uv[rows]
-    mirrored = 2 * values[0] - values[np.minimum(np.arange(before, 0, -1), EDGE_EXTENSION)]
-    sos = butterworth(plan.sampling_rate_hz, plan.highpass_hz)
+    sos = plan.sections(plan.filters[rows[0]])
+    mirrored = 2 * values[0] - values[np.minimum(np.arange(before, 0, -1), edge_extension(sos))]
     filtered = sosfiltfilt(sos, np.concatenate([mirrored, values]), axis=0)
     n = min(traces.shape[1], 4 * margin)
     difference = np.zeros((before + left + n, len(rows)))
@@ -450,8 +501,8 @@ def _add_end(raw, right, plan, rows, traces) -> None:
 
     margin, beyond = plan.margin, plan.margin // 2
     values = raw[-margin:, plan.columns[rows]].astype(np.float64) * plan.gains_uv[rows]
-    mirrored = 2 * values[-1] - values[-1 - np.minimum(np.arange(1, beyond + 1), EDGE_EXTENSION)]
-    sos = butterworth(plan.sampling_rate_hz, plan.highpass_hz)
+    sos = plan.sections(plan.filters[rows[0]])
+    mirrored = 2 * values[-1] - values[-1 - np.minimum(np.arange(1, beyond + 1), edge_extension(sos))]
     n = min(traces.shape[1], 4 * margin)
     inside = max(margin, right + n)
     difference = np.zeros((inside + beyond, len(rows)))

@@ -97,11 +97,6 @@ def median_program(neighbours: np.ndarray) -> MedianProgram:
     return _planned(neighbours.tobytes(), len(neighbours))
 
 
-def global_program(n_channels: int) -> MedianProgram:
-    """The program that subtracts from every channel the median over all of them."""
-    return median_program(np.ones((n_channels, n_channels), dtype=bool))
-
-
 @lru_cache(maxsize=32)
 def _planned(neighbours: bytes, n_channels: int) -> MedianProgram:
     matrix = np.frombuffer(neighbours, dtype=bool).reshape(n_channels, n_channels)

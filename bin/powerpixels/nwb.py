@@ -24,6 +24,15 @@ DESCRIPTIONS = {
     "contact_id": "probeinterface's id of the unit's main contact",
     "kilosort_label": "Kilosort's own label: good, mua, or unjudged",
     "bombcell_label": "Bombcell's label: good, mua, noise, non_soma, or unjudged",
+    "unitrefine_label": "UnitRefine's label: good (single unit), mua, noise, or unjudged",
+    "ibl_label": "good where the unit passes IBL's three criteria, else mua; or unjudged",
+    "consensus_label": "the labels in one: good, mua, noise, non_soma, or unjudged",
+    "unitrefine_probability": "of UnitRefine's label by its classifier, 0 to 1; NaN where not judged",
+    "ibl_score": "share of IBL's three criteria that the unit passes; NaN where not judged",
+    "ibl_bitwise": (
+        "sum of IBL's criteria that the unit fails: 1 refractory period, 2 noise cutoff, 4 amplitude; "
+        "NaN where not judged"
+    ),
 }
 
 

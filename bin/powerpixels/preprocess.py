@@ -1,15 +1,17 @@
 """PREPROCESS: from a probe's raw AP files to one int16 binary per sorting unit, in one pass.
 
-The chain is SpikeInterface's own, in µV: high-pass, phase shift, bad channels, removal of dead and
-outside channels, interpolation of noisy ones, reference. All that looks at more than one channel
-(bad channels, interpolation, reference) stays within a shank: shanks enter the brain at
-different depths, and are 250 µm and more apart. All that looks at more than one sample (the filters)
-stays within a block, a stretch without gap of one session; the blocks are written one after the other.
+The chain is SpikeInterface's own, in µV: high-pass and notches, phase shift, bad channels, removal of dead
+and outside channels, interpolation of noisy ones, reference; then saturated stretches are muted. All that
+looks at more than one channel (bad channels, interpolation, reference) stays within a shank: shanks enter the
+brain at different depths, and are 250 µm and more apart; only the reference may be asked to cross over. All
+that looks at more than one sample (the filters) stays within a block, a stretch without gap of one session;
+the blocks are written one after the other.
 
 Two engines do it: "spikeinterface" is that chain itself, "fast" (``powerpixels.fast_pass``) the same steps
-otherwise, many times faster. Decisions (bad channels, references, seeds) are made by the same code here. On
-noise that the amplifiers have limited in band their traces differ by rounding: in some percent of the
-values, by one count, seldom two within 40 ms of a block's ends or of the borders of SpikeInterface's chunks.
+otherwise, many times faster, "gpu" (``powerpixels.torch_pass``) that pass with a GPU's arithmetic. Decisions
+(bad channels, references, seeds) are made by the same code here. On noise that the amplifiers have limited in
+band their traces differ by rounding: in some percent of the values, by one count, seldom two within 40 ms of
+a block's ends or of the borders of SpikeInterface's chunks.
 """
 
 from __future__ import annotations
@@ -17,13 +19,24 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from powerpixels.artifacts import (
+    FADE_S,
+    LIMIT_MARGIN,
+    MERGE_S,
+    PROPORTION,
+    Detector,
+    Mute,
+    Muting,
+    converter_limit,
+    joined_intervals,
+)
 from powerpixels.documents import (
     Block,
     Channel,
@@ -33,18 +46,28 @@ from powerpixels.documents import (
     Preprocess,
     PreprocessedUnit,
 )
-from powerpixels.raw_ap import load_raw_ap
+from powerpixels.kernels import INT16_MAX, NOTCH_MARGIN_MS, sections
+from powerpixels.raw_ap import SideBySide, load_raw_ap
 from powerpixels.rawdata import StreamReader
+from powerpixels.spectra import (
+    SEGMENT_SAMPLES,
+    THRESHOLD_UV2_HZ,
+    Notch,
+    Notches,
+    find_notches,
+    notches_of_columns,
+    sampled_spectrum,
+)
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseRecording
 
-    from powerpixels.fast_pass import ShankPass
+    from powerpixels.fast_pass import ShankPass, Written
 
 log = logging.getLogger("powerpixels")
 
-Engine = Literal["fast", "spikeinterface"]
+Engine = Literal["fast", "gpu", "spikeinterface"]
 Reference = Literal["local", "global", "destripe", "none"]
 REFERENCES: tuple[Reference, ...] = ("local", "global", "destripe", "none")
 
@@ -55,7 +78,6 @@ PHASE_SHIFT_MARGIN_MS = 40.0
 # Coarsest step of the output: its rounding noise (0.12 µV) vanishes in the 5 to 10 µV of a probe's own.
 # The range is then at least 32767 * 0.2 µV = 6.5 mV either way, above what 2.0 probes can record.
 MAX_STEP_UV = 0.4
-INT16_MAX = 32767
 # Below this a shank's median is mostly the channel itself, so it is not subtracted.
 MIN_REFERENCE_CHANNELS = 4
 # A local reference of fewer is taken from the nearest ones beyond the annulus, as SpikeInterface does.
@@ -66,6 +88,8 @@ MIN_DETECTION_CHANNELS = 8
 MIN_DESTRIPE_CHANNELS = 16
 DETECTION_CHUNKS = 100
 DETECTION_CHUNK_S = 0.3
+# The evidence for the labels is the median of this many of them.
+EVIDENCE_CHUNKS = 20
 # In less a channel's likeness to the others and its spectrum are chance.
 MIN_DETECTION_CHUNK_S = 0.1
 # Destriping's gain control wants each channel's level, to a factor or so: SpikeInterface's own sample of it.
@@ -79,12 +103,22 @@ WORST_FIRST = ("dead", "out", "noise", "good")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose. local_radius_um: inner (excluded) and outer radius of the annulus."""
+    """What a user may choose. local_radius_um: inner (excluded) and outer radius of the annulus.
+
+    reference_multi_shank: the reference of probes recorded on more than one shank; None: as others'.
+    reference_scope: whose channels "local" and "global" take the median of. notch_threshold_uv2_hz: see
+    ``spectra.find_notches``.
+    """
 
     engine: Engine = "fast"
     reference: Reference = "local"
+    reference_multi_shank: Reference | None = None
+    reference_scope: Literal["shank", "probe"] = "shank"
     highpass_hz: float = 300.0
     local_radius_um: tuple[float, float] = (40.0, 200.0)
+    notch: Literal["auto", "off"] = "auto"
+    notch_threshold_uv2_hz: float = THRESHOLD_UV2_HZ
+    mute: Mute = "saturation"
     sort_by: Literal["shank", "probe"] = "shank"
     seed: int = 42
 
@@ -94,14 +128,19 @@ def preprocess_probe(
 ) -> Preprocess:
     """Write ``out/<unit>/traces.bin`` and ``recording.json`` of each sorting unit, ``out/preprocess.json``.
 
+    Also the muted intervals, fades not counted: ``out/muted.npy``, int64 (n, 3), the part (the number of the
+    session in preprocess.json), first sample and first behind in that part's AP stream; and
+    ``out/<unit>/muted.npy``, int64 (n, 2), the same in samples of traces.bin. Empty where nothing was muted.
+
     traces.bin holds all samples of all recordings in order, nothing in gaps. Each block is filtered for
     itself; a block shorter than the filters' margins (17 and 40 ms) has their edges' effects all over, one
-    shorter than 2 ms is written as zeros. A channel that is bad in one of the sessions is bad in all.
+    shorter than 2 ms (4 with many notches) is written as zeros. A channel that is bad in one of the sessions
+    is bad in all.
 
-    The raw files are read once (bad-channel detection reads random chunks before that). Memory does not grow
-    with the recording's duration: each of the ``jobs`` threads (of SpikeInterface: processes) holds about one
-    second. The output does not depend on jobs. A unit none of whose channels is usable gets an empty
-    traces.bin and a recording.json without channels.
+    The raw files are read once (bad channels and spectral lines are looked for in random chunks before that).
+    Memory does not grow with the recording's duration: each of the ``jobs`` threads (of SpikeInterface:
+    processes) holds about one second. The output does not depend on jobs. A unit none of whose channels is
+    usable gets an empty traces.bin and a recording.json without channels.
 
     raw_dir: as ``raw_ap.load_raw_ap`` takes it. Raises DataError where the raw files do not fit the
     documents, the recordings can't be joined, or they are shorter than one second together.
@@ -118,35 +157,44 @@ def preprocess_probe(
         )
     channels = first.ap.channels
     shanks = sorted({channel.shank for channel in channels})
-    fast = settings.engine == "fast"
-    if fast:
-        from powerpixels.fast_pass import FilteredRecording
-
-        filtered: BaseRecording = FilteredRecording(raw, _blocks(raw), settings.highpass_hz)
-    else:
-        filtered = filtered_chain(raw, settings)
-    steps: list[dict] = [
-        _read_step(joined),
-        {"step": "compute", "engine": settings.engine, "versions": _versions(settings.engine)},
-        {"step": "scale_to_uv", "dtype": "float32"},
-        {"step": "highpass_filter", "cutoff_hz": settings.highpass_hz, "order": 5, "zero_phase": True},
-        {"step": "phase_shift", "margin_ms": PHASE_SHIFT_MARGIN_MS},
-    ]
-
+    if len(shanks) > 1 and settings.reference_multi_shank is not None:
+        settings = replace(settings, reference=settings.reference_multi_shank)
+    fast = settings.engine != "spikeinterface"
+    filtered = _filtered(raw, settings, [])
     by_session = [
         _label_session(_of_session(filtered, joined, k), shanks, settings, jobs) for k in range(len(lengths))
     ]
-    labels = {
-        column: next(label for label in WORST_FIRST if any(found[column] == label for found, _ in by_session))
-        for column in (channel.raw_column for channel in channels)
-    }
+    labels, evidence = {}, {}
+    for column in (channel.raw_column for channel in channels):
+        labels[column], evidence[column] = next(
+            (label, found[column][1])
+            for label in WORST_FIRST
+            for found, _ in by_session
+            if found[column][0] == label
+        )
+    notches, notch_step = _notches(raw, settings, jobs)
+    if notches:
+        filtered = _filtered(raw, settings, notches)
+    least = min_block_samples(rate, notches, [channel.raw_column for channel in channels])
+    muting, mute_step = _muting(joined, settings, fast)
+    steps: list[dict] = [
+        _read_step(joined, least),
+        {"step": "compute", "engine": settings.engine, "versions": versions(settings.engine)},
+        {"step": "scale_to_uv", "dtype": "float32"},
+        {"step": "highpass_filter", "cutoff_hz": settings.highpass_hz, "order": 5, "zero_phase": True},
+        notch_step,
+        {"step": "phase_shift", "margin_ms": PHASE_SHIFT_MARGIN_MS},
+    ]
     log.info("bad channels: %s", _count(labels.values()))
     steps.append(
         {
             "step": "detect_bad_channels",
             "method": "coherence+psd",
             "scope": "shank",
-            "sessions": [{**sampled, "found": _count(found.values())} for found, sampled in by_session],
+            "sessions": [
+                {**sampled, "found": _count(label for label, _ in found.values())}
+                for found, sampled in by_session
+            ],
             "seed": settings.seed,
             "found": _count(labels.values()),
         }
@@ -154,10 +202,7 @@ def preprocess_probe(
     steps.append({"step": "remove_channels", "labels": ["dead", "out"]})
     steps.append({"step": "interpolate_bad_channels", "labels": ["noise"], "p": 1.3})
 
-    plans = {
-        shank: plan_shank([channel for channel in channels if channel.shank == shank], labels, settings)
-        for shank in shanks
-    }
+    plans = plan_shanks(channels, labels, settings)
     for shank, plan in plans.items():
         steps.append({"step": "reference", "shank": shank, **plan.step})
         log.info("shank %d: %s", shank, plan.step)
@@ -186,13 +231,12 @@ def preprocess_probe(
 
     progress = _Progress(sum(lengths), rate)
     if fast:
-        _write_fast(raw, filtered, units, out, gain_uv, settings, jobs, progress)
+        _write_fast(raw, filtered, units, notches, muting, out, gain_uv, settings, jobs, least, progress)
     else:
-        chains = {
-            unit: [shank_chain(filtered, plan, settings) for plan in unit_plans]
-            for unit, unit_plans in units.items()
-        }
-        _write_units(raw, chains, out, gain_uv, jobs, progress)
+        of_shank = shank_chains(filtered, list(plans.values()), settings.seed)
+        chains = {unit: [of_shank[plan.shank] for plan in unit_plans] for unit, unit_plans in units.items()}
+        _write_units(raw, chains, muting, out, gain_uv, jobs, least, progress)
+    steps.append(mute_step | _save_muted(out, list(members), joined_intervals(progress.muted), lengths, rate))
     n_clipped = progress.n_clipped
     if n_clipped:
         log.warning("%d samples were beyond the range of ±%.1f mV and clipped", n_clipped, 32.767 * gain_uv)
@@ -215,18 +259,112 @@ def preprocess_probe(
                 contact_id=channel.contact_id,
                 shank=channel.shank,
                 label=labels[channel.raw_column],
+                **evidence[channel.raw_column],
             )
             for channel in channels
         ],
         steps=steps,
         units=list(members),
+        source=joined,
     )
     result.save(out / "preprocess.json")
     return result
 
 
-def _read_step(joined: JoinedProbe) -> dict:
-    """What was read, for ``Preprocess.steps``: each session's blocks and the gaps before them, in samples."""
+def _filtered(raw: BaseRecording, settings: Settings, notches: Sequence[Notch]) -> BaseRecording:
+    """The steps that treat each channel alone, lazy, by the engine that was asked for."""
+    if settings.engine == "spikeinterface":
+        return filtered_chain(raw, settings.highpass_hz, notches)
+    from powerpixels.fast_pass import FilteredRecording
+
+    of_channel = notches_of_columns(notches, raw.get_property("raw_column"))
+    return FilteredRecording(raw, _blocks(raw), settings.highpass_hz, of_channel)
+
+
+def _notches(raw: BaseRecording, settings: Settings, jobs: int) -> tuple[list[Notch], dict]:
+    """The lines of the spectrum to be filtered, and what is to be said of them in ``Preprocess.steps``.
+
+    In all channels alike, good or not, as RAW_QC looks for them: both find the same.
+    """
+    step: dict = {"step": "notch_filter", "mode": settings.notch, "notches": [], "left_out": []}
+    if settings.notch == "off":
+        return [], step
+    threshold = settings.notch_threshold_uv2_hz
+    spectrum, n_windows = sampled_spectrum(raw._kwargs["readers"], settings.seed, jobs)
+    notches, left_out = find_notches(spectrum, raw._kwargs["columns"], threshold)
+    log.info("notches: %s", ", ".join(f"{notch.frequency_hz:.1f} Hz" for notch in notches) or "none")
+    return notches, step | {
+        "threshold_uv2_hz": threshold,
+        "zero_phase": True,
+        "seed": settings.seed,
+        "n_windows": n_windows,
+        "n_periodograms": spectrum.n_segments,
+        "segment_samples": min(SEGMENT_SAMPLES, 2 * (len(spectrum.freqs_hz) - 1)),
+        "notches": [notch.model_dump() for notch in notches],
+        "left_out": [notch.model_dump() for notch in left_out],
+    }
+
+
+def _muting(joined: JoinedProbe, settings: Settings, fast: bool) -> tuple[Muting | None, dict]:
+    """What finds the stretches to be muted, and what is to be said of it in ``Preprocess.steps``."""
+    step: dict = {"step": "mute", "kinds": settings.mute}
+    if settings.mute == "none":
+        return None, step
+    limit = converter_limit(joined.recordings[0])
+    step |= {"limit_counts": limit, "limit_margin": LIMIT_MARGIN, "proportion": PROPORTION}
+    step |= {"merge_s": MERGE_S, "fade_s": FADE_S}
+    if limit is None:
+        note = (
+            "nothing is muted: where the converter saturates is not known (the probe's part number is "
+            "missing, or the acquisition program scales its counts)"
+        )
+        log.warning("%s", note)
+        return None, step | {"kinds": "none", "note": note}
+    return muting_of(joined, limit, settings.mute, raw_columns=fast), step
+
+
+def muting_of(joined: JoinedProbe, limit_counts: int, kinds: Mute, raw_columns: bool) -> Muting:
+    """What finds the stretches to be muted. raw_columns: in rows of the raw file, or of ``load_raw_ap``."""
+    stream = joined.recordings[0].probe.ap
+    columns = [channel.raw_column for channel in stream.channels]
+    detector = Detector(
+        columns=np.array(columns if raw_columns else range(len(columns))),
+        gains_uv=np.array([channel.gain_uv for channel in stream.channels]),
+        sampling_rate_hz=stream.sampling_rate_hz,
+        limit_counts=limit_counts,
+    )
+    return Muting(detector, kinds)
+
+
+def _save_muted(out: Path, units: Iterable[str], muted: np.ndarray, lengths: list[int], rate: float) -> dict:
+    """Write the muted intervals, samples of the output, into the files; their sums for the step."""
+    firsts = np.cumsum([0, *lengths])
+    by_part = []
+    for part, (first, last) in enumerate(zip(firsts[:-1], firsts[1:], strict=True)):
+        inside = np.clip(muted, first, last) - first
+        inside = inside[inside[:, 1] > inside[:, 0]]
+        by_part.append(np.insert(inside, 0, part, axis=1))
+    np.save(out / "muted.npy", np.concatenate(by_part))
+    for unit in units:
+        np.save(out / unit / "muted.npy", muted)
+    total_s = float((muted[:, 1] - muted[:, 0]).sum() / rate)
+    if len(muted):
+        log.warning("muted %d intervals, %.3f s in all", len(muted), total_s)
+    return {"file": "muted.npy", "n_intervals": len(muted), "total_s": total_s}
+
+
+def min_block_samples(rate: float, notches: Sequence[Notch], columns: Sequence[int]) -> int:
+    """Samples that a block must have to be filtered; shorter ones are zeros."""
+    n_most = max((len(own) for own in notches_of_columns(notches, columns)), default=0)
+    # sosfiltfilt's extension at either end has to be shorter than the block.
+    return max(int(np.ceil(MIN_BLOCK_S * rate)), 3 * (6 + 2 * n_most) + 1)
+
+
+def _read_step(joined: JoinedProbe, least: int) -> dict:
+    """What was read, for ``Preprocess.steps``: each session's blocks and the gaps before them, in samples.
+
+    least: samples of a block that is filtered.
+    """
     sessions = []
     for document in joined.recordings:
         stream = document.probe.ap
@@ -234,7 +372,7 @@ def _read_step(joined: JoinedProbe) -> dict:
         for block in stream.blocks():
             blocks.append({"n_samples": block.n_samples, "gap_before": block.offset - acquired})
             acquired = block.offset + block.n_samples
-            if block.n_samples < MIN_BLOCK_S * stream.sampling_rate_hz:
+            if block.n_samples < least:
                 blocks[-1]["zeros"] = True
                 log.warning("a block of %d samples is too short to be filtered: zeros", block.n_samples)
         sessions.append({"session": document.session.session, "blocks": blocks})
@@ -246,11 +384,12 @@ def _blocks(raw: BaseRecording) -> list[tuple[StreamReader, Block]]:
     return [(reader, block) for reader in raw._kwargs["readers"] for block in reader.stream.blocks()]
 
 
-def _versions(engine: Engine) -> dict[str, str]:
+def versions(engine: Engine) -> dict[str, str]:
     """Versions of what the traces' values come from, for ``Preprocess.steps``."""
     from importlib.metadata import version
 
-    packages = ["spikeinterface", "numpy", "scipy"] + (["numba"] if engine == "fast" else [])
+    own = {"spikeinterface": [], "fast": ["numba"], "gpu": ["numba", "torch"]}
+    packages = ["spikeinterface", "numpy", "scipy", *own[engine]]
     return {package: version(package) for package in packages}
 
 
@@ -265,18 +404,38 @@ def output_gain_uv(gains_uv: list[float]) -> float:
     return gain
 
 
-def filtered_chain(raw: BaseRecording, settings: Settings) -> BaseRecording:
+def filtered_chain(raw: BaseRecording, highpass_hz: float, notches: Sequence[Notch] = ()) -> BaseRecording:
     """The steps that treat each channel alone, lazy: float32 µV, high-passed, sampled at one moment.
 
-    raw: as from ``raw_ap.load_raw_ap``. µV come first, since channels of one probe may differ in gain.
+    raw: as from ``raw_ap.load_raw_ap``. µV come first, since channels of one probe may differ in gain. A
+    channel with notches goes through these and the high-pass filter in one.
     """
     from spikeinterface import preprocessing as spre
 
     scaled = spre.scale(raw, gain=raw.get_channel_gains(), dtype="float32")
     scaled.set_channel_gains(1.0)
     scaled.set_channel_offsets(0.0)
-    highpassed = spre.highpass_filter(scaled, freq_min=settings.highpass_hz)
+    of_channel = notches_of_columns(notches, raw.get_property("raw_column"))
+    parts = []
+    for own in sorted(set(of_channel)):
+        part = scaled.select_channels(
+            [ident for ident, has in zip(scaled.channel_ids, of_channel, strict=True) if has == own]
+        )
+        parts.append(_through(part, highpass_hz, own))
+    highpassed = parts[0]
+    if len(parts) > 1:
+        highpassed = SideBySide(parts, like=scaled)
     return spre.phase_shift(highpassed, margin_ms=PHASE_SHIFT_MARGIN_MS)
+
+
+def _through(recording: BaseRecording, highpass_hz: float, notches: Notches) -> BaseRecording:
+    """SpikeInterface's high-pass filter, with the sections of notches where there are any."""
+    from spikeinterface import preprocessing as spre
+
+    if not notches:
+        return spre.highpass_filter(recording, freq_min=highpass_hz)
+    sos = sections(recording.sampling_frequency, highpass_hz, notches)
+    return spre.filter(recording, coeff=sos, filter_mode="sos", margin_ms=NOTCH_MARGIN_MS)
 
 
 def _of_shank(recording: BaseRecording, shank: int) -> BaseRecording:
@@ -315,8 +474,10 @@ def _random_chunks(recording: BaseRecording, n_chunks: int, seconds: float, seed
 
 def _label_session(
     filtered: BaseRecording, shanks: list[int], settings: Settings, jobs: int
-) -> tuple[dict[int, str], dict]:
+) -> tuple[dict[int, tuple[str, dict[str, float]]], dict]:
     """Label by raw column of a session's channels: "good", "dead", "noise" or "out"; what was looked at.
+
+    With each label its evidence, for ``ChannelLabel``.
 
     SpikeInterface's number of chunks, or as many as a short recording holds, but at least ten. Channels of
     a session without a block of MIN_DETECTION_CHUNK_S are taken to be good.
@@ -328,16 +489,18 @@ def _label_session(
     chunk_s = min(DETECTION_CHUNK_S, longest / rate)
     if chunk_s < MIN_DETECTION_CHUNK_S:
         log.warning("no stretch of %g s without a gap: bad channels can't be found", MIN_DETECTION_CHUNK_S)
-        return dict.fromkeys(columns, "good"), {"n_chunks": 0, "chunk_s": 0.0}
-    labels: dict[int, str] = {}
+        return dict.fromkeys(columns, ("good", {})), {"n_chunks": 0, "chunk_s": 0.0}
+    labels: dict[int, tuple[str, dict[str, float]]] = {}
     for shank in shanks:
         chunks = _random_chunks(_of_shank(filtered, shank), n_chunks, chunk_s, settings.seed)
         labels.update(_label_shank(chunks, shank, settings, jobs))
     return {column: labels[column] for column in columns}, {"n_chunks": n_chunks, "chunk_s": chunk_s}
 
 
-def _label_shank(chunks: BaseRecording, shank: int, settings: Settings, jobs: int) -> dict[int, str]:
-    """Label by raw column of a shank's channels, of which chunks holds the stretches to look at.
+def _label_shank(
+    chunks: BaseRecording, shank: int, settings: Settings, jobs: int
+) -> dict[int, tuple[str, dict[str, float]]]:
+    """Label and evidence by raw column of a shank's channels, of which chunks holds the stretches to look at.
 
     Per shank, because "out" is the top block of a depth order, and each shank has its own.
     """
@@ -346,7 +509,7 @@ def _label_shank(chunks: BaseRecording, shank: int, settings: Settings, jobs: in
     columns = [int(column) for column in chunks.get_property("raw_column")]
     if len(columns) < MIN_DETECTION_CHANNELS:
         log.warning("shank %d: too few channels (%d) to look for bad ones", shank, len(columns))
-        return dict.fromkeys(columns, "good")
+        return dict.fromkeys(columns, ("good", {}))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Over 1/3 of channels are detected as bad")
         _, labels = detect_bad_channels(
@@ -360,13 +523,40 @@ def _label_shank(chunks: BaseRecording, shank: int, settings: Settings, jobs: in
                 "n_jobs": jobs,
                 "progress_bar": False,
                 # The fast filter is machine code that each process would compile for itself.
-                "pool_engine": "thread" if settings.engine == "fast" else "process",
+                "pool_engine": "process" if settings.engine == "spikeinterface" else "thread",
             },
         )
     counts = _count(labels)
     if counts.get("good", 0) < len(columns) * 2 / 3:
         log.warning("shank %d: more than a third of the channels are bad: %s", shank, counts)
-    return dict(zip(columns, (str(label) for label in labels), strict=True))
+    evidence = _evidence(chunks)
+    return {
+        column: (str(label), found) for column, label, found in zip(columns, labels, evidence, strict=True)
+    }
+
+
+def _evidence(chunks: BaseRecording) -> list[dict[str, float]]:
+    """What ``detect_bad_channels_ibl`` of SpikeInterface looks at, of each channel, for ``ChannelLabel``.
+
+    The median over EVIDENCE_CHUNKS of the chunks: the detector itself labels each chunk and takes the most
+    frequent label.
+    """
+    from scipy.signal import welch
+
+    n_chunks, rate = chunks.get_num_segments(), chunks.sampling_frequency
+    similarity, high = [], []
+    for k in np.unique(np.linspace(0, n_chunks - 1, min(EVIDENCE_CHUNKS, n_chunks)).astype(int)):
+        traces = chunks.get_traces(segment_index=int(k))
+        traces = traces - traces.mean(axis=0)
+        common = np.median(traces, axis=1)
+        common -= common.mean()
+        similarity.append(traces.T @ common / max(float(common @ common), np.finfo(np.float32).tiny))
+        freqs_hz, density = welch(traces, fs=rate, axis=0, nperseg=int(0.01 * rate))
+        high.append(density[freqs_hz > 0.8 * rate / 2].mean(axis=0))
+    return [
+        {"similarity": round(float(one), 3), "high_uv2_hz": float(f"{other:.3g}")}
+        for one, other in zip(np.median(similarity, axis=0), np.median(high, axis=0), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -388,34 +578,82 @@ class ShankPlan:
         return [channel.raw_column for channel in self.channels]
 
 
-def plan_shank(channels: list[Channel], labels: dict[int, str], settings: Settings) -> ShankPlan:
-    """Decide on a shank's channels and its reference. channels: its own; labels: by raw column.
+def plan_shanks(
+    channels: Sequence[Channel], labels: dict[int, str], settings: Settings
+) -> dict[int, ShankPlan]:
+    """Decide on the channels and the reference of each shank of a probe. labels: by raw column.
 
-    A shank with fewer than MIN_REFERENCE_CHANNELS is not referenced. Destriping mirrors up to 60 channels at
-    each end of the shank, fewer where the shank has fewer; a shank with fewer than MIN_DESTRIPE_CHANNELS gets
-    the global reference instead.
+    Channels that are dead or outside the brain enter no reference. A reference of the scope "probe" is taken
+    over all kept channels of all shanks; destriping runs along one shank whatever the scope.
     """
+    shanks = sorted({channel.shank for channel in channels})
+    own = {
+        shank: plan_shank([channel for channel in channels if channel.shank == shank], labels, settings)
+        for shank in shanks
+    }
+    if settings.reference_scope == "shank" or len(shanks) == 1 or settings.reference == "none":
+        return own
+    if settings.reference == "destripe":
+        note = "destriping is along the shank: the scope probe does not apply"
+        return {
+            shank: replace(plan, step={**plan.step, "note": _notes(note, plan.step)})
+            for shank, plan in own.items()
+        }
+    together = [channel for plan in own.values() for channel in plan.channels]
+    common = _reference_step("all shanks", together, settings) if together else {}
+    return {
+        shank: replace(plan, step={**common, "scope": "probe", "n_channels": len(plan.channels)})
+        if plan.channels
+        else plan
+        for shank, plan in own.items()
+    }
+
+
+def plan_shank(channels: list[Channel], labels: dict[int, str], settings: Settings) -> ShankPlan:
+    """Decide on a shank's channels and a reference of them. channels: its own; labels: by raw column."""
     shank = channels[0].shank
     if all(labels[channel.raw_column] != "good" for channel in channels):
-        return ShankPlan(shank, [], [], {"method": "none", "reason": "no good channel", "n_channels": 0})
+        note = "no good channel: nothing of this shank is sorted"
+        return ShankPlan(shank, [], [], {"method": "none", "n_channels": 0, "note": note})
     kept = [channel for channel in channels if labels[channel.raw_column] in ("good", "noise")]
     noisy = [channel.raw_column for channel in kept if labels[channel.raw_column] == "noise"]
-    step: dict = {"method": settings.reference, "n_channels": len(kept)}
-    if settings.reference != "none" and len(kept) < MIN_REFERENCE_CHANNELS:
-        step |= {"method": "none", "reason": "too few channels"}
-    elif settings.reference == "destripe" and len(kept) < MIN_DESTRIPE_CHANNELS:
-        step |= {"method": "global", "reason": "too few channels to destripe"}
-    if step["method"] == "local":
-        inner, outer = settings.local_radius_um
-        step |= {"inner_um": inner, "outer_um": outer, "operator": "median"}
-        _warn_of_few_neighbours(shank, kept, inner, outer)
-    elif step["method"] == "destripe":
-        step["pad_channels"] = min(60, len(kept))
+    step = {**_reference_step(f"shank {shank}", kept, settings), "scope": "shank"}
     return ShankPlan(shank, kept, noisy, step)
 
 
-def _warn_of_few_neighbours(shank: int, channels: list[Channel], inner_um: float, outer_um: float) -> None:
-    """Say which channels' local reference is not what was asked for, since the annulus holds too few."""
+def _reference_step(where: str, kept: list[Channel], settings: Settings) -> dict:
+    """The reference of channels that are treated together, for ``Preprocess.steps``.
+
+    Fewer than MIN_REFERENCE_CHANNELS are not referenced. Destriping mirrors up to 60 channels at each end of
+    the shank, fewer where the shank has fewer; fewer than MIN_DESTRIPE_CHANNELS get the global reference
+    instead. Where that, or too few neighbours, makes it another reference than was asked for, "note" says so.
+    """
+    step: dict = {"method": settings.reference, "n_channels": len(kept)}
+    if settings.reference != "none" and len(kept) < MIN_REFERENCE_CHANNELS:
+        note = f"{len(kept)} channels, fewer than {MIN_REFERENCE_CHANNELS}: no reference"
+        step |= {"method": "none", "note": note}
+    elif settings.reference == "destripe" and len(kept) < MIN_DESTRIPE_CHANNELS:
+        note = f"{len(kept)} channels, fewer than {MIN_DESTRIPE_CHANNELS}: global reference, not destriped"
+        step |= {"method": "global", "note": note}
+    if step["method"] == "local":
+        inner, outer = settings.local_radius_um
+        step |= {"inner_um": inner, "outer_um": outer, "operator": "median"}
+        note = _few_neighbours(kept, inner, outer)
+        if note:
+            step["note"] = note
+    elif step["method"] == "destripe":
+        step["pad_channels"] = min(60, len(kept))
+    if "note" in step:
+        log.warning("%s: %s", where, step["note"])
+    return step
+
+
+def _notes(note: str, step: dict) -> str:
+    return "; ".join([note, *([step["note"]] if "note" in step else [])])
+
+
+def _few_neighbours(channels: list[Channel], inner_um: float, outer_um: float) -> str:
+    """Which channels' local reference is not what was asked for, since the annulus holds too few; or ""."""
     places = np.array([(channel.x_um, channel.y_um) for channel in channels])
     few, none = [], []
     for channel, place in zip(channels, places, strict=True):
@@ -424,18 +662,18 @@ def _warn_of_few_neighbours(shank: int, channels: list[Channel], inner_um: float
             none.append(channel.channel_id)
         elif np.count_nonzero((distance > inner_um) & (distance <= outer_um)) < MIN_LOCAL_NEIGHBOURS:
             few.append(channel.channel_id)
+    notes = []
     if few:
-        log.warning(
-            "shank %d: fewer than %d channels within %g to %g µm: the nearest %d beyond %g µm are the "
-            "reference of %d channels (%s)",
-            *(shank, MIN_LOCAL_NEIGHBOURS, inner_um, outer_um, MIN_LOCAL_NEIGHBOURS, inner_um, len(few)),
-            ", ".join(few),
+        notes.append(
+            f"fewer than {MIN_LOCAL_NEIGHBOURS} channels within {inner_um:g} to {outer_um:g} µm: the nearest "
+            f"{MIN_LOCAL_NEIGHBOURS} beyond {inner_um:g} µm are the reference of {len(few)} channels "
+            f"({', '.join(few)})"
         )
     if none:
-        log.warning(
-            "shank %d: no channel beyond %g µm: %d channels have no reference (%s)",
-            *(shank, inner_um, len(none), ", ".join(none)),
+        notes.append(
+            f"no channel beyond {inner_um:g} µm: {len(none)} channels have no reference ({', '.join(none)})"
         )
+    return "; ".join(notes)
 
 
 def _repaired(filtered: BaseRecording, plan: ShankPlan) -> BaseRecording:
@@ -451,11 +689,32 @@ def _repaired(filtered: BaseRecording, plan: ShankPlan) -> BaseRecording:
     return recording
 
 
-def shank_chain(filtered: BaseRecording, plan: ShankPlan, settings: Settings) -> BaseRecording:
-    """SpikeInterface's chain for a shank, lazy float32 µV. filtered: as from ``filtered_chain``."""
+def shank_chains(filtered: BaseRecording, plans: Sequence[ShankPlan], seed: int) -> dict[int, BaseRecording]:
+    """SpikeInterface's chain for each shank that has channels, lazy float32 µV, up to the reference.
+
+    filtered: as from ``filtered_chain``. seed: of the chunks that destriping takes levels from.
+    """
+    repaired = {plan.shank: _repaired(filtered, plan) for plan in plans if plan.channels}
+    steps = {plan.shank: plan.step for plan in plans}
+    shared = [shank for shank in repaired if steps[shank]["scope"] == "probe"]
+    chains = {
+        shank: _referenced(recording, steps[shank], seed)
+        for shank, recording in repaired.items()
+        if shank not in shared
+    }
+    if shared:
+        parts = [repaired[shank] for shank in shared]
+        ids = [ident for part in parts for ident in part.channel_ids]
+        together = SideBySide(parts, like=filtered.select_channels(ids))
+        referenced = _referenced(together, steps[shared[0]], seed)
+        chains |= {shank: referenced.select_channels(repaired[shank].channel_ids) for shank in shared}
+    return chains
+
+
+def _referenced(recording: BaseRecording, step: dict, seed: int) -> BaseRecording:
+    """The recording after a "reference" step."""
     from spikeinterface import preprocessing as spre
 
-    recording, step = _repaired(filtered, plan), plan.step
     if step["method"] == "global":
         return spre.common_reference(recording, reference="global", operator="median")
     if step["method"] == "local":
@@ -471,7 +730,7 @@ def shank_chain(filtered: BaseRecording, plan: ShankPlan, settings: Settings) ->
             )
     if step["method"] == "destripe":
         return spre.highpass_spatial_filter(
-            recording, n_channel_pad=step["pad_channels"], rms_values=_levels_uv(recording, settings.seed)
+            recording, n_channel_pad=step["pad_channels"], rms_values=_levels_uv(recording, seed)
         )
     return recording
 
@@ -499,24 +758,36 @@ def _write_fast(
     raw: BaseRecording,
     filtered: BaseRecording,
     units: dict[str, list[ShankPlan]],
+    notches: Sequence[Notch],
+    muting: Muting | None,
     out: Path,
     gain_uv: float,
     settings: Settings,
     jobs: int,
+    least: int,
     progress: _Progress,
 ) -> None:
     """As ``_write_units``, by ``fast_pass``. filtered: its FilteredRecording."""
     from powerpixels.fast_pass import FastPass, UnitFile
 
     files = [
-        UnitFile(out / unit / "traces.bin", [_fast_shank(filtered, plan, settings) for plan in plans])
+        UnitFile(
+            out / unit / "traces.bin",
+            [_fast_shank(filtered, plan, settings.seed, notches) for plan in plans],
+        )
         for unit, plans in units.items()
     ]
-    fast = FastPass(_blocks(raw), files, settings.highpass_hz, gain_uv)
-    fast.run(jobs, int(np.ceil(MIN_BLOCK_S * raw.sampling_frequency)), progress)
+    chain = FastPass
+    if settings.engine == "gpu":
+        from powerpixels.torch_pass import TorchPass
+
+        chain = TorchPass
+    chain(_blocks(raw), files, settings.highpass_hz, gain_uv, muting).run(jobs, least, progress)
 
 
-def _fast_shank(filtered: BaseRecording, plan: ShankPlan, settings: Settings) -> ShankPass:
+def _fast_shank(
+    filtered: BaseRecording, plan: ShankPlan, seed: int, notches: Sequence[Notch] = ()
+) -> ShankPass:
     """A shank's plan in numbers; interpolation's weights and the order in depth are SpikeInterface's."""
     from spikeinterface.core import order_channels_by_depth
 
@@ -530,7 +801,7 @@ def _fast_shank(filtered: BaseRecording, plan: ShankPlan, settings: Settings) ->
         order = np.arange(len(columns))
         if np.any(np.diff(locations_um[:, 1]) < 0):
             order, _ = order_channels_by_depth(recording=recording, dimensions=("x", "y"))
-        levels_uv = _levels_uv(recording, settings.seed)
+        levels_uv = _levels_uv(recording, seed)
         more = {"depth_order": order, "levels_uv": levels_uv, "pad_channels": step["pad_channels"]}
     elif step["method"] == "local":
         more = {"local_radius_um": (step["inner_um"], step["outer_um"])}
@@ -542,6 +813,8 @@ def _fast_shank(filtered: BaseRecording, plan: ShankPlan, settings: Settings) ->
         noisy=np.flatnonzero(np.isin(columns, plan.noisy)),
         weights=recording._kwargs["weights"] if plan.noisy else np.zeros((len(columns), 0)),
         method=step["method"],
+        notches=notches_of_columns(notches, plan.columns),
+        shared=step["scope"] == "probe",
         **more,
     )
 
@@ -549,15 +822,17 @@ def _fast_shank(filtered: BaseRecording, plan: ShankPlan, settings: Settings) ->
 def _write_units(
     raw: BaseRecording,
     units: dict[str, list[BaseRecording]],
+    muting: Muting | None,
     out: Path,
     gain_uv: float,
     jobs: int,
+    least: int,
     progress: _Progress,
 ) -> None:
     """Fill every unit's traces.bin in one pass over the raw files.
 
-    units: by unit, the recordings whose columns stand side by side in its file. Blocks too short to be
-    filtered stay what a new file holds: zeros.
+    units: by unit, the recordings whose columns stand side by side in its file. Blocks of fewer than
+    ``least`` samples stay what a new file holds: zeros.
     """
     from spikeinterface.core.job_tools import TimeSeriesChunkExecutor, divide_time_series_into_chunks
 
@@ -573,13 +848,13 @@ def _write_units(
     slices = [
         (segment, start, stop)
         for segment, start, stop in divide_time_series_into_chunks(raw, chunk)
-        if lengths[segment] >= MIN_BLOCK_S * raw.sampling_frequency
+        if lengths[segment] >= least
     ]
     TimeSeriesChunkExecutor(
         raw,
         _write_chunk,
         _open_targets,
-        (targets, firsts, gain_uv),
+        (targets, firsts, gain_uv, raw, muting),
         gather_func=progress,
         pool_engine="process",
         n_jobs=jobs,
@@ -589,19 +864,23 @@ def _write_units(
 
 
 class _Progress:
-    """Counts written samples and clipped values; says so in the log at every tenth of the recording."""
+    """Adds up what was written; says so in the log at every tenth of the recording.
+
+    n_clipped: values; muted: intervals of each chunk, samples of the output.
+    """
 
     def __init__(self, n_samples: int, sampling_rate_hz: float):
         self.n_samples = n_samples
         self.sampling_rate_hz = sampling_rate_hz
         self.n_clipped = 0
+        self.muted: list[np.ndarray] = []
         self._done = 0
         self._said = 0
 
-    def __call__(self, result: tuple[int, int]) -> None:
-        n_samples, n_clipped = result
-        self._done += n_samples
-        self.n_clipped += n_clipped
+    def __call__(self, written: Written) -> None:
+        self._done += written.n_samples
+        self.n_clipped += written.n_clipped
+        self.muted.append(written.muted)
         tenth = 10 * self._done // self.n_samples
         if tenth > self._said:
             self._said = tenth
@@ -611,32 +890,62 @@ class _Progress:
 
 
 def _open_targets(
-    targets: list[tuple[Path, int, list[BaseRecording]]], firsts: np.ndarray, gain_uv: float
+    targets: list[tuple[Path, int, list[BaseRecording]]],
+    firsts: np.ndarray,
+    gain_uv: float,
+    raw: BaseRecording,
+    muting: Muting | None,
 ) -> dict:
     """Each worker process opens the files for itself. firsts: each segment's first sample in them."""
     return {
         "firsts": firsts,
         "gain_uv": gain_uv,
+        "raw": raw,
+        "muting": muting,
         "targets": [(open(path, "r+b"), n_columns, recordings) for path, n_columns, recordings in targets],
     }
 
 
-def _write_chunk(segment: int, start: int, end: int, context: dict) -> tuple[int, int]:
+def _write_chunk(segment: int, start: int, end: int, context: dict) -> Written:
+    from powerpixels.fast_pass import Written
+
     n_clipped = 0
+    gain, muted = mute_gain(context["muting"], context["raw"], segment, start, end)
+    first = int(context["firsts"][segment]) + start
     for file, n_columns, recordings in context["targets"]:
         counts = np.empty((end - start, n_columns), dtype="<i2")
         column = 0
         for recording in recordings:
             traces_uv = recording.get_traces(segment, start_frame=start, end_frame=end)
-            values = np.rint(traces_uv / np.float32(context["gain_uv"]))
-            n_clipped += int(np.count_nonzero(np.abs(values) > INT16_MAX))
-            width = values.shape[1]
-            counts[:, column : column + width] = np.clip(values, -INT16_MAX, INT16_MAX)
-            column += width
-        file.seek((int(context["firsts"][segment]) + start) * n_columns * 2)
+            own, n_beyond = to_counts(traces_uv, gain, context["gain_uv"])
+            n_clipped += n_beyond
+            counts[:, column : column + own.shape[1]] = own
+            column += own.shape[1]
+        file.seek(first * n_columns * 2)
         file.write(counts)
         file.flush()
-    return end - start, n_clipped
+    return Written(end - start, n_clipped, first + muted)
+
+
+def mute_gain(
+    muting: Muting | None, raw: BaseRecording, segment: int, start: int, end: int
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """``Muting.gain`` for samples of a segment of the raw recording; None: nothing is muted."""
+    if muting is None:
+        return None, np.empty((0, 2), dtype=np.int64)
+    left = min(muting.n_before, start)
+    right = min(muting.n_after, raw.get_num_samples(segment) - end)
+    rows = raw.get_traces(segment, start_frame=start - left, end_frame=end + right)
+    return muting.gain(rows, left, right)
+
+
+def to_counts(traces_uv: np.ndarray, gain: np.ndarray | None, gain_uv: float) -> tuple[np.ndarray, int]:
+    """int16 counts of traces (samples, channels) times gain (samples,); how many were beyond the range."""
+    if gain is not None:
+        traces_uv = traces_uv * gain[:, None]
+    values = np.rint(traces_uv / np.float32(gain_uv))
+    n_beyond = int(np.count_nonzero(np.abs(values) > INT16_MAX))
+    return np.clip(values, -INT16_MAX, INT16_MAX).astype("<i2"), n_beyond
 
 
 def _count(labels) -> dict[str, int]:

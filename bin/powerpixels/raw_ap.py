@@ -73,6 +73,55 @@ class RawRecording(BaseRecording):
         self._kwargs = {"readers": readers, "columns": columns, "channel_ids": channel_ids}
 
 
+class SideBySide(BaseRecording):
+    """Channels of several recordings of the same segments, lazy, in the order of another that has them all.
+
+    SpikeInterface's aggregate_channels (0.105.3) gives the wrong channels' traces where they are asked for in
+    another order than recording by recording.
+    """
+
+    def __init__(self, parts: Sequence[BaseRecording], like: BaseRecording) -> None:
+        """parts: of one dtype, each channel in one of them. like: gives the order, and all properties."""
+        BaseRecording.__init__(self, like.sampling_frequency, like.channel_ids, parts[0].get_dtype())
+        like.copy_metadata(self)
+        self.annotate(is_filtered=parts[0].is_filtered())
+        rows = [like.ids_to_indices(part.channel_ids) for part in parts]
+        for k in range(like.get_num_segments()):
+            segments = [part.segments[k] for part in parts]
+            self.add_recording_segment(_SideBySideSegment(segments, rows, like.sampling_frequency))
+        self._serializability["json"] = False
+        self._kwargs = {"parts": list(parts), "like": like}
+
+
+class _SideBySideSegment(BaseRecordingSegment):
+    """rows: of each part's channels in the whole."""
+
+    def __init__(self, parts: list[BaseRecordingSegment], rows: list[np.ndarray], rate: float) -> None:
+        BaseRecordingSegment.__init__(self, sampling_frequency=rate)
+        self._parts = parts
+        self._rows = rows
+
+    def get_num_samples(self) -> int:
+        return self._parts[0].get_num_samples()
+
+    def get_traces(
+        self,
+        start_frame: int | None = None,
+        end_frame: int | None = None,
+        channel_indices: Sequence[int] | slice | None = None,
+    ) -> np.ndarray:
+        wanted = np.arange(sum(len(rows) for rows in self._rows))
+        if channel_indices is not None:
+            wanted = wanted[channel_indices]
+        found = {}
+        for part, rows in zip(self._parts, self._rows, strict=True):
+            inside = np.flatnonzero(np.isin(rows, wanted))
+            if inside.size:
+                traces = part.get_traces(start_frame, end_frame, inside)
+                found |= dict(zip(rows[inside].tolist(), traces.T, strict=True))
+        return np.stack([found[row] for row in wanted.tolist()], axis=1)
+
+
 class _LastRead:
     """The rows read last. A probe's shanks ask for the same samples one after the other: read once."""
 

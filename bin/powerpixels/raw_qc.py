@@ -25,18 +25,26 @@ import numba
 import numpy as np
 from scipy import fft, signal
 
-from powerpixels.artifacts import LIMIT_MARGIN, MERGE_S, Detector, Interval, Scan, merge_intervals, scan
+from powerpixels.artifacts import (
+    LIMIT_MARGIN,
+    MERGE_S,
+    Detector,
+    Interval,
+    Scan,
+    converter_limit,
+    merge_intervals,
+    scan,
+)
 from powerpixels.clock import to_reference_seconds
 from powerpixels.documents import Block, ClockFit, Document, Probe, ProbeDocument, Stream
 from powerpixels.rawdata import StreamReader, locate
 from powerpixels.spectra import (
-    SEGMENT_SAMPLES,
+    THRESHOLD_UV2_HZ,
     Notch,
     Spectrum,
     Welch,
     find_notches,
-    sample_windows,
-    threshold_uv2_hz,
+    sampled_spectrum,
 )
 from powerpixels.stage import DataError
 
@@ -57,7 +65,6 @@ SLOW_HZ = 1.0
 PASS, STOP, STOP_DB = 0.8, 1.2, 80.0
 # Rows that a thread holds at a time: 25 MB of a probe's 385 columns.
 ROWS = 32768
-SPECTRUM_WINDOWS = 60
 # IBL looks above this part of the Nyquist frequency for noisy channels.
 HIGH_BAND = 0.8
 # A limit that is not known is taken from the data where it is reached that often, and can be one.
@@ -96,8 +103,8 @@ class RawQc(Document):
     clock: the stream whose seconds the time stamps are, the reference or the probe's own AP stream. ap_band,
     lf_band: where the levels and the LF band come from. limit_counts: the converter's, limit_source: how it
     is known. n_saturated, saturated_s, n_artifacts, artifact_s: intervals and their sum, as listed in
-    artifacts.csv. lines: those of the raw AP spectrum above the default threshold; left_out says which are
-    not worth or fit for a notch. lfp_clipped: values beyond the range of lfp.zarr.
+    artifacts.csv. lines: those of the raw AP spectrum above the threshold, the same that PREPROCESS finds in
+    this session; left_out says which are not fit for a notch. lfp_clipped: values beyond lfp.zarr's range.
     """
 
     probe: str
@@ -155,6 +162,8 @@ def raw_qc(
     fit: ClockFit | None = None,
     lfp: bool = False,
     seed: int = 42,
+    notch: Literal["auto", "off"] = "auto",
+    notch_threshold_uv2_hz: float = THRESHOLD_UV2_HZ,
 ) -> RawQc:
     """Write the probe's features into ``out``; with ``lfp`` also lfp.zarr.
 
@@ -199,7 +208,8 @@ def raw_qc(
             start = _lf_start(probe.ap, probe.lf, ratio)
             _read_lf(StreamReader(probe.lf, places[1]), ratio, start, pool, jobs, levels, writer, seconds)
         lf = levels.band()
-        spectrum = _ap_spectrum(ap, pool, jobs, seed)
+    in_uv, _ = sampled_spectrum([ap], seed, jobs)
+    spectrum = Spectrum(in_uv.freqs_hz, in_uv.power * 1e-12, in_uv.n_segments)
     if writer is not None:
         writer.close()
 
@@ -208,9 +218,11 @@ def raw_qc(
     lf = _as_channels_of(probe, lf)
     _save_band(out, "AP", band, seconds)
     _save_band(out, "LF", lf, seconds)
-    threshold = threshold_uv2_hz([channel.gain_uv for channel in probe.ap.channels])
-    in_uv = Spectrum(spectrum.freqs_hz, spectrum.power * 1e12, spectrum.n_segments)
-    lines, left_out = find_notches(in_uv, [channel.raw_column for channel in probe.ap.channels], threshold)
+    columns = [channel.raw_column for channel in probe.ap.channels]
+    # As PREPROCESS decides.
+    lines, left_out = find_notches(in_uv, columns, notch_threshold_uv2_hz)
+    if notch == "off":
+        lines = [line.model_copy(update={"left_out": "notches are off"}) for line in lines]
     _save_intervals(out / "artifacts.csv", intervals, probe.ap, seconds)
     high = spectrum.freqs_hz >= HIGH_BAND * spectrum.freqs_hz[-1]
     result = RawQc(
@@ -223,7 +235,7 @@ def raw_qc(
         limit_counts=level,
         limit_source=limit_source,
         **_summed(intervals, probe.ap.sampling_rate_hz),
-        threshold_uv2_hz=threshold,
+        threshold_uv2_hz=notch_threshold_uv2_hz,
         lines=sorted([*lines, *left_out], key=lambda line: line.frequency_hz),
         seed=seed,
         lfp_clipped=writer.n_clipped if writer else None,
@@ -245,23 +257,6 @@ def raw_qc(
     )
     result.save(out / "raw_qc.json")
     return result
-
-
-def converter_limit(document: ProbeDocument) -> int | None:
-    """Counts at the limit of the probe's converter: 512, 2048 or 8192 by its part number.
-
-    None where the part number is not known, or another program than SpikeGLX wrote the file: Open Ephys
-    scales the converter's counts.
-    """
-    if document.session.acquisition != "spikeglx" or document.probe.part_number is None:
-        return None
-    from probeinterface.neuropixels_tools import build_neuropixels_probe
-
-    try:
-        bits = build_neuropixels_probe(document.probe.part_number).annotations["adc_bit_depth"]
-    except KeyError:
-        return None
-    return 2 ** (int(bits) - 1)
 
 
 def decimating_filter(sampling_rate_hz: float, ratio: int) -> np.ndarray:
@@ -503,11 +498,7 @@ def _scan_ap(
         if decimated is not None:
             first = -((span.block.start - span.start) // ratio)
             counts = span.block.offset + ratio * (first + np.arange(len(decimated)))
-            levels.add(decimated, counts)
-            if span.stop == span.block.start + span.block.n_samples:
-                levels.end_block()
-            if writer is not None:
-                writer.add(decimated, seconds(counts))
+            _pass_on(decimated, counts, span, levels, writer, seconds)
         progress(span.stop)
     n_samples = np.array([window.stop - window.start for window in windows])[:, None]
     variance = squares / n_samples
@@ -599,6 +590,22 @@ class _LfBand:
         return Band(np.array(self._rms), np.array(self._middles), self._welch.spectrum(), saturated)
 
 
+def _pass_on(
+    rows: np.ndarray,
+    counts: np.ndarray,
+    span: _Window,
+    levels: _LfBand,
+    writer: LfpWriter | None,
+    seconds: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Hand the LF band's next samples, those of a span, and their counts to what takes them."""
+    levels.add(rows, counts)
+    if span.stop == span.block.start + span.block.n_samples:
+        levels.end_block()
+    if writer is not None:
+        writer.add(rows, seconds(counts))
+
+
 def _lf_start(ap: Stream, lf: Stream, ratio: int) -> int:
     """Count on the AP stream's clock of the LF stream's first sample; 0 where the files don't tell."""
     if ap.first_sample is None or lf.first_sample is None:
@@ -636,31 +643,8 @@ def _read_lf(
     for span, rows in _in_order(pool, read, _spans(stream), jobs):
         acquired = span.block.offset - span.block.start + np.arange(span.start, span.stop)
         counts = start + ratio * acquired
-        levels.add(rows, counts)
-        if span.stop == span.block.start + span.block.n_samples:
-            levels.end_block()
-        if writer is not None:
-            writer.add(rows, seconds(counts))
+        _pass_on(rows, counts, span, levels, writer, seconds)
         progress(span.stop)
-
-
-def _ap_spectrum(reader: StreamReader, pool: ThreadPoolExecutor, jobs: int, seed: int) -> Spectrum:
-    """Spectrum of the raw AP stream, V²/Hz, from SPECTRUM_WINDOWS windows of about a second."""
-    stream = reader.stream
-    columns = [channel.raw_column for channel in stream.channels]
-    longest = max(block.n_samples for block in stream.blocks())
-    length = min(ROWS, longest)
-    welch = Welch(stream.sampling_rate_hz, len(columns), _power_of_two(min(SEGMENT_SAMPLES, longest)))
-    starts = sample_windows(stream.blocks(), length, SPECTRUM_WINDOWS, seed)
-
-    def periodograms(start: int) -> tuple[np.ndarray, int]:
-        return welch.periodograms(reader.read(int(start), int(start) + length, columns))
-
-    for found in _in_order(pool, periodograms, starts, jobs):
-        welch.add(*found)
-    spectrum = welch.spectrum()
-    gains_v = np.array([channel.gain_uv * 1e-6 for channel in stream.channels])
-    return Spectrum(spectrum.freqs_hz, spectrum.power * gains_v**2, spectrum.n_segments)
 
 
 def _settle(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from powerpixels.raw_qc import ChannelQuality, RawQc
+from powerpixels.spectra import notch_gain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,6 +137,10 @@ def _spectra(folder: Path, qc: RawQc) -> Figure:
             for line in qc.lines:
                 filtered = line.left_out is None
                 lines.axvline(line.frequency_hz, color="0.6", lw=0.8, ls="-" if filtered else ":", zorder=0)
+            notched = _notched(qc, freqs_hz, density)
+            if notched is not None:
+                median = np.nanmedian(notched, axis=1)
+                lines.loglog(freqs_hz, median, color="0.3", lw=1, ls="--", label="all, after notches")
         lines.set(xlabel="frequency (Hz)", ylabel="density (µV²/Hz)", title=f"{band}: median by height")
         if lines.get_lines():
             lines.legend(title="height", fontsize=8)
@@ -151,6 +156,19 @@ def _spectra(folder: Path, qc: RawQc) -> Figure:
     n_lines = sum(line.left_out is None for line in qc.lines)
     figure.suptitle(f"{qc.probe}: spectra of the raw traces; grey: spectral lines ({n_lines})")
     return figure
+
+
+def _notched(qc: RawQc, freqs_hz: np.ndarray, density: np.ndarray) -> np.ndarray | None:
+    """The density (n_freqs, n_channels) after PREPROCESS's notches; None where there are none."""
+    notches = [line for line in qc.lines if line.left_out is None]
+    if not notches:
+        return None
+    notched = density.copy()
+    for k, channel in enumerate(qc.channels):
+        own = [notch for notch in notches if channel.raw_column in notch.raw_columns]
+        # To zero within a notch: nothing that a logarithm can show.
+        notched[:, k] *= np.maximum(notch_gain(freqs_hz, own, qc.sampling_rate_hz) ** 2, 1e-3)
+    return notched
 
 
 def _mark_shanks(axis: Axes, qc: RawQc, order: np.ndarray) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-from powerpixels.documents import Fault, Inventory, Stream
+from powerpixels.agreement import Agreement
+from powerpixels.documents import Fault, Inventory, Stream, SyncResiduals
 from powerpixels.fault_codes import CODES
 from powerpixels.summary import IDENTITY, shared_warnings
 
@@ -34,6 +36,9 @@ td.name { white-space: nowrap; }
 code { font-size: .85rem; overflow-wrap: anywhere; }
 ul { margin: .3rem 0; padding-left: 1.3rem; }
 li { margin: .25rem 0; overflow-wrap: anywhere; }
+figure { margin: .6rem 0; }
+figcaption { font-size: .88rem; }
+svg { max-width: 100%; height: auto; }
 """
 
 # A click on a column's head sorts by it; once more, the other way round.
@@ -53,8 +58,16 @@ function sortBy(head) {
 """
 
 
-def page(rows: list[dict], inventories: list[Inventory]) -> str:
+def page(
+    rows: list[dict],
+    inventories: list[Inventory],
+    agreement: Agreement | None = None,
+    residuals: Sequence[SyncResiduals] = (),
+) -> str:
     """The page for the rows of ``summary.table`` and the inventories of the sessions, as HTML.
+
+    agreement: of the labelling tools on the units of all probes. residuals: of each stream that was fitted to
+    its session's reference clock.
 
     The same input gives the same page: there is no date in it.
     """
@@ -68,6 +81,8 @@ def page(rows: list[dict], inventories: list[Inventory]) -> str:
         _totals(rows),
         _failures(rows),
         _probes(rows),
+        _agreement(agreement),
+        _clocks(residuals),
         _faults(rows, inventories),
         _notes(rows),
         _recordings(inventories),
@@ -90,6 +105,102 @@ def _totals(rows: list[dict]) -> str:
     ]
     cells = "".join(f"<div><b>{_number(value)}</b>{escape(name)}</div>" for name, value in figures)
     return f'<div class="totals">{cells}</div>'
+
+
+def _agreement(agreement: Agreement | None) -> str:
+    """The labelling tools pair by pair; nothing where no two of them judged a unit."""
+    pairs = [pair for pair in agreement.pairs if pair.n] if agreement else []
+    if not pairs:
+        return ""
+    body = []
+    for pair in pairs:
+        both_good = pair.counts.get("good", {}).get("good", 0)
+        counted = "; ".join(
+            f"{one}, {other}: {count}" for one, row in pair.counts.items() for other, count in row.items()
+        )
+        kappa = "" if pair.kappa is None else f"{pair.kappa:.2f}"
+        body.append(
+            [
+                ("name", f"{pair.first}, {pair.second}"),
+                ("number", pair.n),
+                ("number", both_good),
+                ("number", kappa),
+                ("", counted),
+            ]
+        )
+    heads = ["tools", "judged by both", "good by both", "kappa of good", "first says, second says: units"]
+    return "<h2>Agreement of the labels</h2>" + _table(heads, body)
+
+
+def _clocks(residuals: Sequence[SyncResiduals]) -> str:
+    """Each stream's residuals from the map of its clock, session by session."""
+    found: dict[tuple[str, str], list[SyncResiduals]] = {}
+    for one in residuals:
+        found.setdefault((one.session.subject, one.session.session), []).append(one)
+    if not found:
+        return ""
+    parts = [
+        "<h2>Clocks</h2><p>How far the edges of the sync wave lie off the map from each stream's clock to its"
+        " session's. Blue: from the least to the largest in each part of the recording; broken lines: what"
+        " the map's error can't exceed. Edges are seen at whole samples, so they scatter by about one.</p>"
+    ]
+    for (subject, session), streams in sorted(found.items()):
+        parts.append(f"<h3>{escape(f'{subject} {session}')}</h3>")
+        for one in sorted(streams, key=lambda one: one.fit.probe):
+            drawn = _residual_figure(one)
+            parts.append(f"<figure><figcaption>{escape(_clock_words(one))}</figcaption>{drawn}</figure>")
+    return "\n".join(parts)
+
+
+def _clock_words(one: SyncResiduals) -> str:
+    """What the fit of a stream's clock found, in words."""
+    fit = one.fit
+    bound = "not known" if fit.bound_us is None else f"below {fit.bound_us:.0f} µs"
+    words = (
+        f"{fit.probe} on {fit.reference}: {fit.n_edges} edges, {fit.n_unmatched} without a partner,"
+        f" {(fit.slope - 1) * 1e6:+.2f} ppm, rms {fit.rms_us:.1f} µs, error {bound} (allowed:"
+        f" {one.limit_us:g} µs)."
+    )
+    if fit.settled_by == "pattern":
+        words += " The pattern of pulses tells which belong together."
+    elif fit.settled_by == "counters" and fit.repeats_s is not None:
+        words += (
+            f" The wave looks the same every {fit.repeats_s:.4g} s, so the acquisition's counts of samples"
+            " tell which pulses belong together: streams whose counts began a whole number of periods apart"
+            " would not be noticed."
+        )
+    elif fit.settled_by == "counters":
+        words += " The acquisition's counts of samples tell which pulses belong together."
+    return words
+
+
+def _residual_figure(one: SyncResiduals) -> str:
+    """The residuals against time, as SVG."""
+    left, right, middle, half = 64, 760, 70, 56
+    bound = one.fit.bound_us or 0.0
+    top = 1.1 * max([bound, 1.0, *(abs(value) for _, *pair in one.bins for value in pair)])
+
+    def y(us: float) -> str:
+        return f"{middle - half * us / top:.1f}"
+
+    bars = "".join(
+        f"M{left + (right - left) * at / one.duration_s:.1f} {y(low - top / 40)}V{y(high + top / 40)}"
+        for at, low, high in one.bins
+    )
+    marks = [("0", 0.0, "#999", "")]
+    marks += [(f"{us:+.0f} µs", us, "#000", ' stroke-dasharray="5 4"') for us in (bound, -bound) if us]
+    lines = "".join(
+        f'<path d="M{left} {y(us)}H{right}" stroke="{colour}"{dashes} />'
+        f'<text x="{left - 6}" y="{float(y(us)) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+        for text, us, colour, dashes in marks
+    )
+    return (
+        '<svg viewBox="0 0 780 150" width="780" height="150" role="img" font-size="11">'
+        f"<title>{escape(one.fit.probe)}: residuals of the sync wave</title>{lines}"
+        f'<path d="{bars}" stroke="#0072B2" stroke-width="2.4" fill="none" />'
+        f'<text x="{left}" y="145">0</text>'
+        f'<text x="{right}" y="145" text-anchor="end">{one.duration_s / 60:.1f} min</text></svg>'
+    )
 
 
 def _failures(rows: list[dict]) -> str:
@@ -116,7 +227,7 @@ def _probes(rows: list[dict]) -> str:
     if not rows:
         return "<p>No probe came out of this run.</p>"
     heads = ["status", "subject", "session", "probe", "model", "duration", "channels", "dead, noisy, out"]
-    heads += ["units", "good by sorter", "by Bombcell", "spikes", "clock, rms µs", "faults"]
+    heads += ["units", "good by sorter", "by Bombcell", "spikes", "clock, rms µs", "drift", "faults"]
     body = []
     for row in rows:
         done = row["status"] == "done"
@@ -132,6 +243,7 @@ def _probes(rows: list[dict]) -> str:
                 *(("number", row[name]) for name in ("n_units", "n_good_kilosort", "n_good_bombcell")),
                 ("number", row["n_spikes"]),
                 ("name", f"{row['reference_clock']}, {row['sync_rms_us']:.1f}" if done else None),
+                ("", row["drift"]),
                 ("html", " ".join(links)),
             ]
         )

@@ -1,43 +1,65 @@
 """SORT: one sorting unit's preprocessed binary through a spike sorter.
 
-Kilosort 4 runs through SpikeInterface on the binary itself, without a second copy of it.
+Any of SpikeInterface's sorters, by its name there. Kilosort 4 reads the binary itself, without a second copy
+of it, step by step (kilosort_run); the others run through SpikeInterface.
 """
 
 from __future__ import annotations
 
-import difflib
+import importlib.util
 import logging
 import os
 import shutil
-from importlib import metadata
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from powerpixels.documents import PreprocessedUnit, SortingDocument
-from powerpixels.stage import DataError, TemporaryError
+from powerpixels import sorters
+from powerpixels.documents import DriftChoice, PreprocessedUnit, SortingDocument
+from powerpixels.drift import sorter_policy
+from powerpixels.stage import DataError, GpuMemoryError, TemporaryError
 
 log = logging.getLogger("powerpixels")
 
 # Fewer channels can't tell one unit's spikes from another's by place.
 MIN_CHANNELS = 4
-# Kilosort's documentation advises against drift correction at around 64 channels or fewer: the depth
-# histogram is too sparse to register.
-MIN_DRIFT_CHANNELS = 65
+# Less is no recording to learn templates from. Kilosort needs more than one of its batches.
+MIN_SECONDS = 2.0
 
-# What the pipeline itself decides, not a user's parameter file.
-_RESERVED = ("torch_device", "use_binary_file", "delete_recording_dat")
-
-# How Kilosort and what it calls say that there was nothing to sort. Each is the text of an exception's
-# last line: no spike for the universal templates, none for a cluster, too few clips to learn shapes from.
+# How a sorter, and what it calls, say that there was nothing to sort: text at the end of the traceback. No
+# spike for the universal templates, none for a cluster, too few clips to learn shapes from.
 _NOTHING_TO_SORT = (
     "No spikes detected, cannot continue sorting.",
     "Wall is empty after `clustering_qr.run`",
     "`get_data_cpu` never found suitable channels",
     "should be >= n_clusters=",
     "a minimum of 1 is required by TruncatedSVD",
+    # SpikeInterface's own sorters: no peaks for a prototype, no peaks at all, none left after the clustering.
+    "Prototype should have a negative peak",
+    "all_peaks.size / peaks.size",
+    "peaks.size / selected_peaks.size",
 )
+
+# What a sorter's folder may hold that nobody reads later: copies of the traces and descriptions of where
+# the recording lay.
+_LEFT_OVERS = (
+    "cache_preprocessing",
+    "preprocessed_recording.json",
+    "preprocessed_recording.pickle",
+    "recording.dat",
+)
+
+
+class SorterError(Exception):
+    """The sorter failed, and not for want of spikes."""
+
+
+class _NothingToSortError(Exception):
+    """The sorter found no spikes, or too few to go on."""
 
 
 def sort_unit(
@@ -48,23 +70,40 @@ def sort_unit(
     jobs: int = 1,
     parameters: dict[str, Any] | None = None,
     seed: int = 42,
+    drift: str = "auto",
+    memory_step: int = 0,
+    keep_binary: bool = False,
+    checkpoint_dir: Path | None = None,
 ) -> SortingDocument:
     """Sort a unit folder of PREPROCESS; write sorting.json, two arrays and the sorter's own folder.
 
     out/spike_samples.npy: int64, sorted, 0-based samples of the unit's recording, on the probe's clock.
     out/spike_unit_ids.npy: int64, the sorter's id of each spike's unit. out/sorter_output/: the sorter's
-    files (opens in Phy), without a path of this machine. parameters: overrides of the sorter's defaults by
-    name. device: "cpu", "cuda", or "auto" (cuda where there is one).
+    files without a path of this machine; where it holds a params.py it opens in Phy. With keep_binary the
+    unit's traces lie beside it as out/traces.bin, and params.py points to them.
 
-    A unit with fewer than MIN_CHANNELS channels, of no more than one batch of samples, or in which the
-    sorter finds too little to work with, ends as status "skipped" with the reason, and empty arrays.
+    sorter: SpikeInterface's name. parameters: overrides of the defaults by name. device: "cpu", "cuda", or
+    "auto" (cuda where there is one); a sorter that has no use for a GPU runs on the CPU whatever it says.
+    drift: the policy (``drift.sorter_policy``). memory_step: how often a GPU's memory was short before
+    (``lowered_for_memory``). checkpoint_dir: this unit's own folder for Kilosort 4's checkpoints.
 
-    Raises DataError for parameters that the sorter doesn't know or can't take; TemporaryError where
-    device is "cuda" and there is none, or its memory is taken.
+    A unit with fewer than MIN_CHANNELS channels, of less than MIN_SECONDS or one batch of samples, or in
+    which the sorter finds too little to work with, ends as status "skipped" with the reason, and empty
+    arrays.
+
+    Raises DataError for an unknown sorter, one that is not installed, parameters that it doesn't know or
+    can't take, and traces of a wrong size; TemporaryError where device is "cuda" and there is none;
+    GpuMemoryError where its memory did not suffice; SorterError where the sorter fails otherwise: its log is
+    then out/sorter.log.
     """
     unit_folder, out = Path(unit_folder), Path(out)
+    sorters.check_sorter(sorter)
     unit = PreprocessedUnit.load(unit_folder / "recording.json")
-    effective = effective_parameters(len(unit.channels), parameters or {}, seed)
+    policy = sorter_policy(drift, len(unit.channels))
+    effective, note = sorters.effective_parameters(sorter, policy.correct, parameters or {}, seed)
+    lowered = lowered_for_memory(sorter, effective, memory_step)
+    effective.update(lowered)
+    _check_installed(sorter)
     out.mkdir(parents=True, exist_ok=True)
 
     def finish(status: str, message: str, samples, unit_ids, labels: dict[int, str]) -> SortingDocument:
@@ -74,12 +113,14 @@ def sort_unit(
             probe=unit.probe,
             unit=unit.unit,
             sorter=sorter,
-            sorter_version=metadata.version("kilosort"),
+            sorter_version=_version(sorter),
             status=status,
             message=message,
             parameters=effective,
             unit_ids=[int(unit_id) for unit_id in np.unique(unit_ids)],
             sorter_labels=labels,
+            drift=DriftChoice(policy=drift, reason="; ".join(part for part in (policy.reason, note) if part)),
+            lowered_for_memory=lowered,
         )
         document.save(out / "sorting.json")
         log.info("%s %s: %s. %s", unit.probe, unit.unit, status, message)
@@ -91,33 +132,35 @@ def sort_unit(
 
     if len(unit.channels) < MIN_CHANNELS:
         return skip(f"{len(unit.channels)} usable channels, at least {MIN_CHANNELS} are needed")
+    if sorter == "kilosort4":
+        # It learns the whitening from all batches but the last, and drops a last one below a waveform.
+        batch = effective["batch_size"] + effective["nt"]
+        if unit.n_samples <= batch:
+            return skip(f"{unit.n_samples} samples, more than one batch of {batch} is needed")
+    elif unit.n_samples < MIN_SECONDS * unit.sampling_rate_hz:
+        return skip(f"{unit.n_samples / unit.sampling_rate_hz:.2f} s, at least {MIN_SECONDS} s are needed")
 
-    # Kilosort learns the whitening from all batches but the last, and drops a last one below a waveform.
-    batch = effective["batch_size"] + effective["nt"]
-    if unit.n_samples <= batch:
-        return skip(f"{unit.n_samples} samples, more than one batch of {batch} is needed")
-
-    device = _choose_device(device)
-    effective["torch_device"] = device
+    device = _choose_device(sorter, device)
+    if sorter == "kilosort4":
+        effective["torch_device"] = device
     _limit_threads(jobs)
-    if device == "cpu":
-        from powerpixels import template_match
-
-        template_match.install()
-    if effective["nblocks"] == 0:
-        log.info("drift correction off: %d channels", len(unit.channels))
-    else:
-        log.info("drift correction on: nblocks %s", effective["nblocks"])
+    log.info("%s %s on %d channels, drift: %s", sorter, _version(sorter), len(unit.channels), policy.reason)
+    if note:
+        log.warning("drift: %s", note)
 
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     try:
-        sorting = _run_sorter(sorter, unit_folder, work, effective)
+        with _seeded(seed):
+            sorting = _run_sorter(sorter, unit_folder, work, effective, device, jobs, checkpoint_dir)
         samples, unit_ids, n_outside = spikes_inside(sorting, unit.n_samples)
         labels = _sorter_labels(sorting, np.unique(unit_ids))
-        _publish_sorter_output(work / "sorter_output", out / "sorter_output", unit_folder)
+        _publish_sorter_output(work / "sorter_output", out / "sorter_output", unit_folder, keep_binary)
     except _NothingToSortError as nothing:
         return skip(str(nothing))
+    except SorterError as error:
+        (out / "sorter.log").write_text(_logs(work, error))
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if n_outside:
@@ -128,105 +171,111 @@ def sort_unit(
     return finish("sorted", f"{n_units} units, {samples.size} spikes", samples, unit_ids, labels)
 
 
-def effective_parameters(n_channels: int, overrides: dict[str, Any], seed: int) -> dict[str, Any]:
-    """All parameters of Kilosort 4 for a recording of n_channels channels, JSON-able.
+def lowered_for_memory(sorter: str, parameters: dict[str, Any], step: int) -> dict[str, Any]:
+    """What the step-th retry after a GPU's memory was short changes: new values by name, {} for step 0.
 
-    Kilosort's defaults, but: no common average reference (PREPROCESS referenced already, within
-    shanks); drift correction (nblocks) off below MIN_DRIFT_CHANNELS channels; the clustering seed. Kilosort's
-    other random steps have fixed seeds of their own. The user's overrides come last.
-
-    Raises DataError for an unknown name (it names the nearest known) and for a value of a wrong kind.
+    Kilosort 4: first its cache is cleared between steps, which costs time and changes no spike. Then the
+    batches are halved at each step, to a quarter at most: that is what its memory grows with, and spikes near
+    a batch's edges can differ. Other sorters have no such ladder here: {}.
     """
-    from kilosort.parameters import EXTRA_PARAMETERS, MAIN_PARAMETERS
-    from spikeinterface.core.job_tools import job_keys
-    from spikeinterface.sorters import get_default_sorter_params
-
-    defaults = {
-        name: value
-        for name, value in get_default_sorter_params("kilosort4").items()
-        if name not in job_keys and name not in _RESERVED
-    }
-    chosen = {"do_CAR": False, "cluster_init_seed": seed}
-    if n_channels < MIN_DRIFT_CHANNELS:
-        chosen["nblocks"] = 0
-    described = {**MAIN_PARAMETERS, **EXTRA_PARAMETERS}
-    for name, value in overrides.items():
-        if name not in defaults:
-            raise DataError(_unknown_parameter(name, defaults))
-        _check_value(name, value, defaults[name], described.get(name))
-    parameters = {**defaults, **chosen, **overrides}
-    # JSON has no infinity; SpikeInterface takes None for it here.
-    if parameters["artifact_threshold"] == float("inf"):
-        parameters["artifact_threshold"] = None
-    return parameters
+    if step == 0 or sorter != "kilosort4":
+        if step:
+            log.warning("%s: no parameter is known that lowers its use of a GPU's memory", sorter)
+        return {}
+    changed: dict[str, Any] = {"clear_cache": True}
+    if step > 1:
+        changed["batch_size"] = parameters["batch_size"] // 2 ** min(step - 1, 2)
+    for name, value in changed.items():
+        log.warning("the GPU's memory was short before: %s %s, not %s", name, value, parameters[name])
+    return changed
 
 
-def _unknown_parameter(name: str, known: dict[str, Any]) -> str:
-    if name in _RESERVED:
-        return f"sorter parameters: {name!r} is set by the pipeline itself; remove it from the file"
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return (
-        f"sorter parameters: {name!r} is not a parameter of Kilosort 4; the nearest is {nearest[0]!r}. "
-        f"Known: {', '.join(sorted(known))}"
-    )
+def _check_installed(sorter: str) -> None:
+    from spikeinterface.sorters import sorter_dict
 
-
-def _check_value(name: str, value: Any, default: Any, described: dict | None) -> None:
-    """Hold a user's value against Kilosort's own description of the parameter, or against its default."""
-
-    def wrong(expected: str) -> DataError:
-        return DataError(
-            f"sorter parameters: {name} must be {expected}, found {value!r}; correct it in the file"
+    if not sorter_dict[sorter].is_installed():
+        raise DataError(
+            f"{sorter} is not installed where this task runs; give --sorter_image an image file that holds "
+            "it and this pipeline's package (made ahead of time: a job downloads nothing), or choose another "
+            "sorter"
         )
 
-    if value is None and (default is None or name in ("artifact_threshold", "max_cluster_subset")):
-        return
-    kind = described["type"] if described else type(default)
-    if kind is type(None):
-        return
-    if isinstance(value, bool) != (kind is bool):
-        raise wrong(f"a {kind.__name__}")
-    numeric = kind in (int, float)
-    if not isinstance(value, (int, float) if kind is float else kind):
-        raise wrong("a number" if kind is float else f"a value of type {kind.__name__}")
-    if numeric and described:
-        low, high = described["min"], described["max"]
-        if not low <= value <= high or value in described["exclude"]:
-            raise wrong(f"within {low} to {high}, and none of {described['exclude']}")
+
+def _version(sorter: str) -> str:
+    from spikeinterface.sorters import sorter_dict
+
+    return str(sorter_dict[sorter].get_sorter_version())
 
 
-def _choose_device(device: str) -> str:
-    import torch
+def _choose_device(sorter: str, device: str) -> str:
+    """Return "cuda" or "cpu"; the CPU for a sorter that has no use for a GPU."""
+    if not sorters.uses_gpu(sorter):
+        log.info("%s has no use for a GPU: sorting on the CPU", sorter)
+        return "cpu"
+    name = None if device == "cpu" else _gpu_name()
+    if device == "cuda" and name is None:
+        raise TemporaryError("a GPU (CUDA) was asked for, and this machine shows none")
+    if name is None and sorters.needs_gpu(sorter):
+        raise DataError(
+            f"{sorter} runs on a GPU only, and the device is {device}; give --device gpu or another sorter"
+        )
+    log.info("sorting on %s", f"cuda ({name})" if name else "cpu")
+    return "cuda" if name else "cpu"
 
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise TemporaryError("a GPU (CUDA) was asked for, and torch sees none on this machine")
-    chosen = "cuda" if device == "auto" and available else "cpu" if device == "auto" else device
-    name = f" ({torch.cuda.get_device_name()})" if chosen == "cuda" else ""
-    log.info("sorting on %s%s", chosen, name)
-    return chosen
+
+def _gpu_name() -> str | None:
+    """The GPU's name by torch, or in an image without it by the driver's own tool; None for no GPU."""
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    if shutil.which("nvidia-smi") is None:
+        return None
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return listed.stdout.splitlines()[0] if listed.returncode == 0 and listed.stdout else None
 
 
 def _limit_threads(jobs: int) -> None:
     """Keep torch, BLAS, OpenMP and numba, in this process and those it starts, to ``jobs`` threads."""
     import numba
-    import torch
     from threadpoolctl import threadpool_limits
 
     os.environ["OMP_NUM_THREADS"] = str(jobs)  # Kilosort reads it before its KMeans
     threadpool_limits(jobs)
-    torch.set_num_threads(jobs)
+    # An image of a MATLAB sorter has no torch.
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(jobs)
     numba.set_num_threads(min(jobs, numba.config.NUMBA_NUM_THREADS))
 
 
-class _NothingToSortError(Exception):
-    """The sorter found no spikes, or too few to go on."""
+@contextmanager
+def _seeded(fallback: int) -> Iterator[None]:
+    """Seed numpy's generators that are made without a seed, as some of SpikeInterface's steps make them."""
+    unseeded = np.random.default_rng
+
+    def seeded(seed=None):
+        return unseeded(fallback if seed is None else seed)
+
+    np.random.seed(fallback)
+    np.random.default_rng = seeded
+    try:
+        yield
+    finally:
+        np.random.default_rng = unseeded
 
 
-def _run_sorter(sorter: str, unit_folder: Path, work: Path, parameters: dict[str, Any]):
-    # The import of faiss tells at length which instruction sets it was not built for.
-    logging.getLogger("faiss").setLevel(logging.WARNING)
-    from spikeinterface.sorters import read_sorter_folder, run_sorter
+def _run_sorter(
+    sorter: str,
+    unit_folder: Path,
+    work: Path,
+    parameters: dict[str, Any],
+    device: str,
+    jobs: int,
+    checkpoint_dir: Path | None,
+):
+    """The sorter's SpikeInterface sorting; its files are in work/sorter_output."""
     from spikeinterface.sorters.utils import SpikeSortingError
 
     from powerpixels.recordings import load_preprocessed
@@ -235,33 +284,63 @@ def _run_sorter(sorter: str, unit_folder: Path, work: Path, parameters: dict[str
     # Otherwise SpikeInterface would write the whole recording anew.
     if not recording.binary_compatible_with(time_axis=0, file_paths_length=1):
         raise RuntimeError(f"{unit_folder}: the recording is not one plain binary file")
-    # Kilosort prints its own progress to the console; its records would come a second time through ours.
-    logging.getLogger("kilosort").propagate = False
     try:
-        run_sorter(
-            sorter,
-            recording,
-            folder=work,
-            verbose=True,
-            with_output=False,
-            use_binary_file=True,
-            **parameters,
-        )
-    except SpikeSortingError as error:
-        trace = str(error)
-        cause = _last_line(trace)
-        if "out of memory" in cause and parameters["torch_device"] == "cuda":
-            raise TemporaryError(f"the GPU's memory did not suffice: {cause}") from error
-        if any(text in cause for text in _NOTHING_TO_SORT):
-            raise _NothingToSortError(f"the sorter found too few spikes ({cause})") from error
+        if sorter == "kilosort4":
+            return _run_kilosort4(
+                unit_folder, work / "sorter_output", parameters, device, jobs, checkpoint_dir
+            )
+        return _run_by_spikeinterface(sorter, recording, work, parameters, jobs)
+    except (DataError, TemporaryError):
         raise
+    except Exception as error:
+        trace = str(error) if isinstance(error, SpikeSortingError) else f"{type(error).__name__}: {error}"
+        last = _last_lines(trace)
+        cause = last[-1] if last else type(error).__name__
+        if device == "cuda" and "out of memory" in _logs(work, error).lower():
+            raise GpuMemoryError(f"{sorter}: the GPU's memory did not suffice: {cause}") from error
+        if any(text in line for text in _NOTHING_TO_SORT for line in last[-3:]):
+            raise _NothingToSortError(f"{sorter} found too few spikes ({cause})") from error
+        raise SorterError(f"{sorter} failed: {cause}; its log is {work.parent / 'sorter.log'}") from error
+
+
+def _run_kilosort4(
+    unit_folder: Path, results: Path, parameters: dict, device: str, jobs: int, checkpoint_dir: Path | None
+):
+    from powerpixels.kilosort_run import run_kilosort
+
+    run_kilosort(unit_folder, results, parameters, device, checkpoint_dir, jobs)
+    from spikeinterface.extractors.extractor_classes import KiloSortSortingExtractor
+
+    return KiloSortSortingExtractor(results, keep_good_only=parameters["keep_good_only"])
+
+
+def _run_by_spikeinterface(sorter: str, recording, work: Path, parameters: dict, jobs: int):
+    from spikeinterface.core.job_tools import job_keys
+    from spikeinterface.sorters import get_default_sorter_params, read_sorter_folder, run_sorter
+
+    # Threads: the traces are one memory map, and the processes of a pool would each map and import anew.
+    workers = {"n_jobs": jobs, "pool_engine": "thread", "progress_bar": False}
+    defaults = get_default_sorter_params(sorter)
+    if "job_kwargs" in defaults:
+        own = {"job_kwargs": workers}
+    else:
+        own = {name: value for name, value in workers.items() if name in job_keys and name in defaults}
+    run_sorter(sorter, recording, folder=work, verbose=True, with_output=False, **parameters, **own)
     return read_sorter_folder(work, register_recording=False, sorting_info=False)
 
 
-def _last_line(trace: str) -> str:
-    """The exception at the end of a traceback that SpikeInterface's message carries."""
-    lines = [line for line in trace.splitlines() if line.strip() and not line.startswith("Spike sorting")]
-    return lines[-1].strip() if lines else trace
+def _last_lines(trace: str) -> list[str]:
+    """The lines of a traceback, without what SpikeInterface adds below."""
+    lines = [line.strip() for line in trace.splitlines()]
+    return [line for line in lines if line and not line.startswith("Spike sorting")]
+
+
+def _logs(work: Path, error: BaseException) -> str:
+    """What the sorter left to say, as text: its own logs, then the whole chain of exceptions."""
+    import traceback
+
+    logs = [path.read_text(errors="replace") for path in sorted(work.glob("sorter_output/*.log"))]
+    return "\n".join([*logs, *traceback.format_exception(error)])
 
 
 def spikes_inside(sorting, n_samples: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -287,37 +366,76 @@ def _sorter_labels(sorting, unit_ids: np.ndarray) -> dict[int, str]:
     return {int(unit): by_unit[int(unit)] for unit in unit_ids}
 
 
-def _publish_sorter_output(source: Path, target: Path, unit_folder: Path) -> None:
-    """Move the sorter's folder to its place, freed of this machine's paths.
+def _publish_sorter_output(source: Path, target: Path, unit_folder: Path, keep_binary: bool) -> None:
+    """Move the sorter's folder to its place, freed of this machine's paths and of what nobody reads.
 
-    Phy takes an empty dat_path as "no raw data"; the recording's own place is no one else's concern.
+    Phy's params.py then names the traces that lie beside the folder, the preprocessed copy that Kilosort was
+    asked for, or, empty, "no raw data"; the recording's own place is no one else's concern.
     """
-    if (source / "recording.dat").exists():
-        raise RuntimeError(f"{source}: the sorter made a second copy of the recording")
+    for name in _LEFT_OVERS:
+        left = source / name
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    traces = target.parent / "traces.bin"
+    traces.unlink(missing_ok=True)
+    if keep_binary:
+        _link_or_copy(unit_folder / "traces.bin", traces)
+
+    params = source / "params.py"
+    if params.exists():
+        copy = "temp_wh.dat" if (source / "temp_wh.dat").exists() else ""
+        values = {"dat_path": repr("../traces.bin" if keep_binary else copy)}
+        if keep_binary or copy:
+            values["hp_filtered"] = "True"
+        lines = [line for line in params.read_text().splitlines() if line.split("=")[0].strip() not in values]
+        lines += [f"{name} = {value}" for name, value in values.items()]
+        params.write_text("\n".join(lines) + "\n")
+
     machine_paths = {str(path) for path in (source.parent, unit_folder)}
     machine_paths |= {str(Path(path).resolve()) for path in machine_paths}
     machine_paths |= {str(Path(path).absolute()) for path in machine_paths}
-    longest_first = sorted(machine_paths, key=len, reverse=True)
-
-    params = source / "params.py"
-    lines = params.read_text().splitlines()
-    params.write_text(
-        "\n".join("dat_path = ''" if line.startswith("dat_path") else line for line in lines) + "\n"
-    )
-
-    ops_file = source / "ops.npy"
-    ops = np.load(ops_file, allow_pickle=True).item()
-    for settings in (ops, ops["settings"]):
-        for key in ("filename", "data_dir", "results_dir"):
-            if key in settings:
-                settings[key] = ""
-    np.save(ops_file, np.array(ops))
-
-    for file in source.glob("*.log"):
-        text = file.read_text()
-        for path in longest_first:
-            text = text.replace(path, "")
-        file.write_text(text)
-
-    shutil.rmtree(target, ignore_errors=True)
+    longest_first = sorted(machine_paths | {str(Path.cwd())}, key=len, reverse=True)
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        _free_of_paths(file, [path for path in longest_first if os.path.isabs(path)])
     shutil.move(source, target)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where both lie on one file system, else a copy."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _free_of_paths(file: Path, paths: list[str]) -> None:
+    """Take the paths out of a text, or of the settings that Kilosort keeps in ops.npy; remove other files."""
+    if file.name == "ops.npy":
+        ops = np.load(file, allow_pickle=True).item()
+        for settings in (ops, ops["settings"]):
+            settings.update({key: "" for key in ("filename", "data_dir", "results_dir") if key in settings})
+        np.save(file, np.array(ops))
+        return
+    if file.suffix in (".npy", ".dat", ".bin", ".png") and not _holds_objects(file):
+        return
+    content = file.read_bytes()
+    if not any(path.encode() in content for path in paths):
+        return
+    if b"\0" in content:
+        log.warning("%s is not published: it names places of this machine", file.name)
+        file.unlink()
+        return
+    for path in paths:
+        content = content.replace(path.encode(), b"")
+    file.write_bytes(content)
+
+
+def _holds_objects(file: Path) -> bool:
+    """Whether an npy file holds Python objects and not numbers."""
+    if file.suffix != ".npy":
+        return False
+    try:
+        np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        return True
+    return False

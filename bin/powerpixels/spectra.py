@@ -9,16 +9,24 @@ switching power supply. ``find_notches`` finds lines, ``notch_gain`` is the filt
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage, signal
 
 from powerpixels.documents import Block, Document
+from powerpixels.rawdata import StreamReader
 
 log = logging.getLogger("powerpixels")
 
+# Frequency and full width at half power of each, Hz.
+Notches = tuple[tuple[float, float], ...]
+
+# What a spectrum is taken from, where a recording is long enough.
+SPECTRUM_WINDOWS = 60
+WINDOW_SAMPLES = 32768
 # Bins of 7.3 Hz at 30 kHz: fine enough to see a line of one channel in its noise.
 SEGMENT_SAMPLES = 4096
 # Noise bandwidth of a Hann window, in bins: the power of a line in a bin's middle is its density times this.
@@ -27,8 +35,9 @@ HANN_BANDWIDTH_BINS = 1.5
 HANN_LOBE_BINS = 2
 HANN_VARIANCE_BINS = 1 / 3
 
-# The original's threshold is in (ADC counts)²/Hz, on spectra of 256 samples at 30 kHz.
-ORIGINAL_THRESHOLD_COUNTS2_HZ = 0.0025
+# The original's threshold, 0.0025 (ADC counts)²/Hz, for a 1.0 probe of gain 500: 2.34 µV per count.
+THRESHOLD_UV2_HZ = 0.0137
+# It is of spectra of 256 samples at 30 kHz.
 # What a density of such a spectrum stands for in a line's power.
 THRESHOLD_BANDWIDTH_HZ = HANN_BANDWIDTH_BINS * 30000 / 256
 
@@ -36,6 +45,8 @@ THRESHOLD_BANDWIDTH_HZ = HANN_BANDWIDTH_BINS * 30000 / 256
 LOWEST_HZ = 2000.0
 # The running median takes what is narrower than half of this for a line, and follows what is broader.
 BASELINE_HZ = 500.0
+# Of fewer periodograms a spectrum is mostly chance.
+MIN_SEGMENTS = 10
 # Broader peaks are no lines.
 MAX_LINE_HZ = 100.0
 # A notch of 40 Hz rings for 40 ms (to 1 %): the margin of the preprocessing's chunks.
@@ -144,12 +155,38 @@ def sample_windows(blocks: Sequence[Block], length: int, n_windows: int, seed: i
     return drawn - (ends - n_starts)[k] + np.array([block.start for block in blocks])[k]
 
 
-def threshold_uv2_hz(gains_uv: Sequence[float], counts2_hz: float = ORIGINAL_THRESHOLD_COUNTS2_HZ) -> float:
-    """The original's threshold on this probe: (counts)²/Hz times the square of its median gain, µV²/Hz.
+def sampled_spectrum(readers: Sequence[StreamReader], seed: int, jobs: int) -> tuple[Spectrum, int]:
+    """Spectrum of streams of one probe as recorded, µV²/Hz, columns as the first's channels; and the windows.
 
-    0.0025 becomes 0.0137 for a 1.0 probe of gain 500, 0.0229 for a 2.0 probe, 0.00146 for its prototype.
+    The mean of SPECTRUM_WINDOWS windows of about a second in all, spread over each stream. Above some
+    hundred Hz that is the high-passed traces' spectrum too. The streams must have the same channels.
     """
-    return counts2_hz * float(np.median(gains_uv)) ** 2
+    first = readers[0].stream
+    columns = [channel.raw_column for channel in first.channels]
+    gains_uv = np.array([channel.gain_uv for channel in first.channels])
+    longest = max(block.n_samples for reader in readers for block in reader.stream.blocks())
+    length = min(WINDOW_SAMPLES, longest)
+    size = 2 ** int(np.log2(min(SEGMENT_SAMPLES, longest)))
+    welch = Welch(first.sampling_rate_hz, len(columns), size)
+    n_windows = max(1, SPECTRUM_WINDOWS // len(readers))
+    windows = [
+        (reader, int(start))
+        for reader in readers
+        for start in sample_windows(reader.stream.blocks(), length, n_windows, seed)
+    ]
+
+    def periodograms(window: tuple[StreamReader, int]) -> tuple[np.ndarray, int]:
+        reader, start = window
+        return welch.periodograms(reader.read(start, start + length, columns))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        # As many at a time as there are threads: each sum is as large as the result.
+        for k in range(0, len(windows), jobs):
+            for found in pool.map(periodograms, windows[k : k + jobs]):
+                welch.add(*found)
+    spectrum = welch.spectrum()
+    scaled = Spectrum(spectrum.freqs_hz, spectrum.power * gains_uv**2, spectrum.n_segments)
+    return scaled, len(windows)
 
 
 def find_notches(
@@ -167,6 +204,8 @@ def find_notches(
     over channels, or by CHANNEL_Z in one. It is all channels' where at least half have half the mean excess,
     else that of the channels where it is significant. Multiples of lines are looked for with HARMONIC_Z.
 
+    A spectrum of fewer than MIN_SEGMENTS periodograms is not looked at.
+
     Bounds, whatever the spectrum: at most MAX_NOTCHES, each MIN_NOTCH_HZ to MAX_NOTCH_HZ wide, together at
     most MAX_NOTCHED of the band up to Nyquist in any channel; the strongest lines go first. Peaks broader
     than MAX_LINE_HZ are never filtered. Channels without power (all zero) are not looked at.
@@ -174,6 +213,9 @@ def find_notches(
     columns = np.asarray(raw_columns)
     alive = np.flatnonzero(np.all(spectrum.power[1:] > 0, axis=0))
     if alive.size == 0 or spectrum.freqs_hz[-1] <= lowest_hz:
+        return [], []
+    if spectrum.n_segments < MIN_SEGMENTS:
+        log.warning("too short to look for spectral lines: %d periodograms", spectrum.n_segments)
         return [], []
     seen = _Seen(spectrum, alive, lowest_hz)
     floor_uv2 = threshold * THRESHOLD_BANDWIDTH_HZ
@@ -204,6 +246,15 @@ def find_notches(
         if reason:
             log.warning("line at %.1f Hz is not filtered: %s", line.frequency_hz, reason)
     return sorted(kept, key=lambda notch: notch.frequency_hz), left_out
+
+
+def notches_of_columns(notches: Iterable[Notch], columns: Sequence[int]) -> list[Notches]:
+    """Frequency and width in Hz of the notches of each raw column, in the order of the columns."""
+    by_frequency = sorted(notches, key=lambda notch: notch.frequency_hz)
+    return [
+        tuple((notch.frequency_hz, notch.width_hz) for notch in by_frequency if column in notch.raw_columns)
+        for column in columns
+    ]
 
 
 def notch_gain(freqs_hz: np.ndarray, notches: Sequence[Notch], sampling_rate_hz: float) -> np.ndarray:

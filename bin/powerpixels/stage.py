@@ -5,6 +5,7 @@ Exit codes (read by ``conf/base.config``):
 * 0   done
 * 65  the input data are at fault (``DataError``): never retried, the message names the file
 * 75  the machine is at fault for now (``TemporaryError``): retried
+* 76  a GPU's memory did not suffice (``GpuMemoryError``): retried with less need of it
 * 1   anything else: a defect of ours
 """
 
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 
 EXIT_DATA_ERROR = 65
 EXIT_TEMPORARY = 75
+EXIT_GPU_MEMORY = 76
 
 log = logging.getLogger("powerpixels")
 
@@ -33,6 +35,10 @@ class DataError(Exception):
 
 class TemporaryError(Exception):
     """The machine could not do it now (no GPU, a stale file handle); another attempt may succeed."""
+
+
+class GpuMemoryError(TemporaryError):
+    """The GPU's memory did not suffice; an attempt that needs less, or on a larger GPU, may succeed."""
 
 
 def run_stage(main: Callable[[Sequence[str]], None]) -> None:
@@ -49,6 +55,8 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
             main(sys.argv[1:])
     except DataError as error:
         _leave(str(error), EXIT_DATA_ERROR)
+    except GpuMemoryError as error:
+        _leave(str(error), EXIT_GPU_MEMORY)
     except TemporaryError as error:
         _leave(str(error), EXIT_TEMPORARY)
     except Exception as error:

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from powerpixels.clock import to_reference_seconds
-from powerpixels.documents import ClockFit, Stream
+from powerpixels.documents import ClockFit, PublishedClock, Session, Stream, SyncResiduals, TimesFile
 from powerpixels.edges import Edges
 
+# An ALF object of its own: as an attribute of spikes it would break code that indexes all of them.
+CLOCK_FILE = "_powerpixels_clock.fit.json"
+# Parts of a stream in which the report shows its residuals.
+BINS = 200
 # Okabe and Ito's colours, which people who see no red or green tell apart.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
@@ -51,6 +55,47 @@ def write_ibl(fit: ClockFit, stream: Stream, folder: Path) -> list[Path]:
     return written
 
 
+def write_clock(fit: ClockFit, description: str, files: dict[str, str], folder: Path) -> None:
+    """Write ``PublishedClock`` beside a folder's ALF files, as ``_powerpixels_clock.fit.json``.
+
+    files: unit of each file that holds times: "s" on the reference clock, or "samples" of the fitted stream.
+    """
+    clocks = {"s": (fit.reference, fit.bound_us), "samples": (fit.stream, 0.0)}
+    PublishedClock(
+        **fit.model_dump(),
+        description=description,
+        files={
+            name: TimesFile(clock=clocks[unit][0], unit=unit, bound_us=clocks[unit][1])
+            for name, unit in files.items()
+        },
+    ).save(Path(folder) / CLOCK_FILE)
+
+
+def residuals_us(fit: ClockFit, pairs: np.ndarray, reference_hz: float) -> np.ndarray:
+    """(n,) µs by which each matched edge is later on the reference than the map says.
+
+    pairs: (n, 2) seconds, see ``clock.matched_pairs``; reference_hz: the reference's nominal rate. The
+    observed times are half a sample late on average on either side; the map is of the true ones.
+    """
+    own, on_reference = pairs.T
+    mapped = to_reference_seconds(fit, own * fit.sampling_rate_hz - 0.5)
+    return (on_reference - 0.5 / reference_hz - mapped) * 1e6
+
+
+def binned_residuals(
+    fit: ClockFit, pairs: np.ndarray, edges: Edges, reference_hz: float, session: Session, limit_us: float
+) -> SyncResiduals:
+    """The residuals of ``residuals_us`` in BINS parts of the fitted stream, whose edges are edges."""
+    duration = edges.n_samples / edges.sampling_rate_hz
+    residual = residuals_us(fit, pairs, reference_hz)
+    part = np.clip((pairs[:, 0] / duration * BINS).astype(int), 0, BINS - 1)
+    bins = []
+    for k in np.unique(part):
+        here = residual[part == k]
+        bins.append(((k + 0.5) / BINS * duration, round(here.min(), 2), round(here.max(), 2)))
+    return SyncResiduals(session=session, fit=fit, limit_us=limit_us, duration_s=duration, bins=bins)
+
+
 def plot_residuals(
     fit: ClockFit, pairs: np.ndarray, edges: Edges, reference_hz: float, line: str, path: Path
 ) -> None:
@@ -68,9 +113,8 @@ def plot_residuals(
     fs = edges.sampling_rate_hz
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes, counts = figure.subplots(1, 2, width_ratios=(5, 1), sharey=True)
-    own, on_reference = pairs.T
-    # The observed times are half a sample late on average on either side; the map is of the true ones.
-    residual = (on_reference - 0.5 / reference_hz - to_reference_seconds(fit, own * fs - 0.5)) * 1e6
+    own = pairs[:, 0]
+    residual = residuals_us(fit, pairs, reference_hz)
     axes.plot(own / 60, residual, ".", color=BLUE, markersize=2.5, alpha=0.6, label="matched edge")
     for k, (begin, end) in enumerate(edges.gaps / fs / 60):
         axes.axvspan(begin, end, color=GREY, alpha=0.4, label="gap" if k == 0 else None)

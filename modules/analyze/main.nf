@@ -20,8 +20,13 @@ process ANALYZE {
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
+    def components = options.pca_metrics ? '--pca-metrics' : ''
     """
-    pp_analyze.py --unit-dir traces --sorting ${sorting} --out analysis --jobs ${task.cpus} --seed ${options.seed}
+    cat > measuring.json <<'END_OF_DOCUMENT'
+    ${options.bombcell}
+    END_OF_DOCUMENT
+    pp_analyze.py --unit-dir traces --sorting ${sorting} --out analysis --jobs ${task.cpus} --seed ${options.seed} \\
+        --bombcell-params measuring.json ${components}
     # Under its published name: Nextflow publishes nothing that lies inside another output.
     if [ -d analysis/analyzer.zarr ]; then
         cp -rl analysis/analyzer.zarr ${meta.unit}.zarr || cp -r analysis/analyzer.zarr ${meta.unit}.zarr

@@ -3,7 +3,7 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 // Joins a probe's sorting units with its clock and channels into ALF and NWB.
 process EXPORT {
     tag { tagOf(meta) }
-    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,nwb/*,summary.json}', saveAs: { name -> published(name, meta.probe) }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,nwb/*,summary.json,agreement.json}', saveAs: { name -> published(name, meta.probe) }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }
@@ -16,6 +16,7 @@ process EXPORT {
 
     output:
     tuple val(meta), path('export/summary.json'), emit: summary
+    path 'export/agreement.json', emit: agreement
     path 'export/alf/*', emit: alf
     path 'export/nwb/*', emit: nwb
     tuple val(task.process), path('versions.json'), emit: versions
@@ -34,6 +35,7 @@ process EXPORT {
     mkdir -p export/alf export/nwb
     touch export/alf/spikes.times.npy export/nwb/${meta.probe}.nwb
     printf '{"subject": "%s", "session": "%s", "probe": "%s"}\\n' '${meta.subject}' '${meta.session}' '${meta.probe}' > export/summary.json
+    echo '{}' > export/agreement.json
     echo '{}' > versions.json
     """
 }
@@ -41,7 +43,7 @@ process EXPORT {
 // Where a file of the export folder goes below the session's folder.
 def published(name, probe) {
     def inside = name - 'export/'
-    return inside == 'summary.json' ? "qc/${probe}/summary.json"
+    return inside in ['summary.json', 'agreement.json'] ? "qc/${probe}/${inside}"
         : inside.startsWith('alf/') ? "alf/${probe}/${inside - 'alf/'}"
         : inside
 }

@@ -27,6 +27,7 @@ process RAW_QC {
     ${document}
     END_OF_DOCUMENT
     pp_raw_qc.py --probe probe.json --raw-dir . --out raw_qc --jobs ${task.cpus} --seed ${options.seed} \\
+        --notch ${options.notch} --notch-threshold-uv2-hz ${options.notch_threshold_uv2_hz} \\
         ${sync ? '--sync sync.json' : ''} ${options.lfp ? '--lfp' : ''}
     """
 

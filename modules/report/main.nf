@@ -11,6 +11,8 @@ process REPORT {
     input:
     path summaries, stageAs: 'summary?.json'
     path inventories, stageAs: 'inventory?.json'
+    path agreements, stageAs: 'agreement?.json'
+    path residuals, stageAs: 'residuals?.json'
     val failures
     val code
 
@@ -19,7 +21,7 @@ process REPORT {
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
-    def given = [summaries ? "--summaries ${summaries}" : '', inventories ? "--inventories ${inventories}" : ''].join(' ')
+    def given = [summaries ? "--summaries ${summaries}" : '', inventories ? "--inventories ${inventories}" : '', agreements ? "--agreements ${agreements}" : '', residuals ? "--residuals ${residuals}" : ''].join(' ')
     """
     cat > failures.json <<'END_OF_DOCUMENT'
     ${failures}

@@ -3,7 +3,7 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 // Fits a stream's clock to the session's reference clock.
 process SYNC {
     tag { tagOf(meta) }
-    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'sync/{*,ibl/*}', saveAs: { name -> published(name, meta.probe) }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'sync/{sync.json,residuals.png,ibl/*}', saveAs: { name -> published(name, meta.probe) }
 
     cpus 1
     memory { memoryOf(task, 2.GB) }
@@ -19,6 +19,7 @@ process SYNC {
     output:
     tuple val(meta), path('sync/sync.json'), emit: sync
     path 'sync/residuals.png', optional: true, emit: figure
+    path 'sync/residuals.json', optional: true, emit: residuals
     path 'sync/ibl/*', emit: ibl
     tuple val(task.process), path('versions.json'), emit: versions
 
@@ -35,6 +36,7 @@ process SYNC {
     """
     mkdir -p sync/ibl
     echo '{}' > sync/sync.json
+    echo '{}' > sync/residuals.json
     touch sync/residuals.png sync/ibl/stub.sync.npy
     echo '{}' > versions.json
     """

@@ -88,6 +88,42 @@ def test_every_faulty_row_is_named_at_once(launcher, tmp_path):
     )
 
 
+def test_sorters_of_rows(oldest, tmp_path):
+    """A sorter that is none, a parameter file that is not there, and sessions to be sorted together by two sorters."""
+    for name in "abcd":
+        empty_session(tmp_path / name, n_probes=1)
+    sheet = write_sheet(
+        tmp_path,
+        "subject,session,raw,concatenate,sorter,sorter_params\n"
+        "m1,2026-03-01,a,week1,,\n"
+        "m1,2026-03-02,b,week1,lupin,\n"
+        "m1,2026-03-03,c,,kilosort5,\n"
+        "m1,2026-03-04,d,,,none.json\n",
+    )
+    refused(
+        oldest.run("--input", sheet),
+        "sheet.csv has 3 faults:",
+        "rows 2, 3, columns 'sorter', 'sorter_params': m1's sessions week1 are to be sorted as one, with different sorters",
+        "row 4, column 'sorter': expected SpikeInterface's name of a sorter (kilosort4, spykingcircus2, ...)",
+        "row 5, column 'sorter_params': expected a JSON file of the sorter's parameters, or nothing for that of --sorter_params; found nothing at",
+    )
+
+
+def test_a_sorters_image_needs_a_profile_that_uses_it(oldest, tmp_path):
+    empty_session(tmp_path / "raw")
+    (tmp_path / "kilosort3.sif").write_text("")
+    sheet = write_sheet(tmp_path, "subject,raw\nm1,raw\n")
+    refused(
+        oldest.run("--input", sheet, "--sorter_image", tmp_path / "kilosort3.sif"),
+        "--sorter_image: tasks run in images",
+    )
+
+
+def test_scratch_is_for_engines_that_copy_back_safely(oldest, tmp_path):
+    sheet = write_sheet(tmp_path, "subject,raw\nm1,raw\n")
+    refused(oldest.run("--input", sheet, "--scratch", tmp_path), "--scratch needs Nextflow 25.04 or newer")
+
+
 @pytest.mark.parametrize(
     "text, messages",
     [

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from driver import ENGINES, Launcher, empty_session
@@ -170,6 +171,42 @@ def test_what_joined_sessions_share_fails_all_of_them(tmp_path):
             "it needs what failed in concatenated_x/probe00: exit status 65"
         )
         assert failures[session]["log"] == failures["concatenated_x"]["log"] != ""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sorters_of_rows_and_a_gpu_whose_memory_was_short(tmp_path, engine):
+    """Only a sorter that uses a GPU gets one. Exit 76 makes the retry need less, on a larger GPU where the site has
+    one; a preemption does not. What was needed is no part of a task's identity, nor is the checkpoints' folder."""
+    cluster = Cluster(tmp_path, engine)
+    empty_session(tmp_path / "other", n_probes=1)
+    (tmp_path / "my parameters.json").write_text("{}")
+    cluster.sheet.write_text(
+        "subject,session,raw,sorter,sorter_params\nm1,2026-03-01,raw,,\nm1,2026-03-02,other,lupin,my parameters.json\n"
+    )
+    first = "SORT_(m1_2026-03-01_001_probe00_shank"
+    (cluster.play / "first" / f"{first}0").write_text("76")
+    (cluster.play / "first" / f"{first}1").write_text("143")
+    site = tmp_path / "site.config"
+    site.write_text("process { withLabel: process_gpu { ext.larger_gpu = '--constraint=big' } }\n")
+    run = cluster.run("-c", site)
+    assert run.status == 0, run.output
+    said, asked = {}, {}
+    for row in run.tasks("COMPLETED"):
+        if row["stage"] == "SORT":
+            unit = tuple(row["tag"].split("/")[1::2])
+            folder = Path(row["workdir"])
+            said[unit] = (folder / ".command.out").read_text().split()
+            header = re.findall(r"#SBATCH (--gres.*)", (folder / ".command.run").read_text())
+            asked[unit] = header[0] if header else None
+    one, two = "2026-03-01_001", "2026-03-02_001"
+    assert said[one, "shank0"] == ["kilosort4", "--memory-step", "1"]
+    assert said[one, "shank1"] == said[one, "shank2"] == ["kilosort4"]
+    assert said[two, "shank0"] == ["lupin", "my", "parameters.json"]
+    assert asked[one, "shank0"] == "--gres=gpu:1 --constraint=big"
+    assert asked[one, "shank1"] == asked[one, "shank2"] == "--gres=gpu:1"
+    assert asked[two, "shank0"] is None
+    again = cluster.run("-c", site, "-resume", "--checkpoint_dir", tmp_path)
+    assert again.keys("COMPLETED") == []
 
 
 def test_no_gpu_asked_for_on_the_cpu(tmp_path):

@@ -274,7 +274,7 @@ def test_resume_does_nothing_again(finished, launcher, session):
 def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_path):
     """Also shows that nothing else was lost: what follows LABEL is new, what comes before is not."""
     thresholds = tmp_path / "bombcell.json"
-    thresholds.write_text(json.dumps({"mua": {"snr": {"greater": 1000.0, "less": None}}}))
+    thresholds.write_text(json.dumps({"minSNR": 1000.0}))
     changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
     assert changed.status == 0, changed.output
     stages = {row["stage"] for row in changed.tasks("COMPLETED")}

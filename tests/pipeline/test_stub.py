@@ -27,7 +27,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     assert run.status == 0, run.output
     assert Counter(row["stage"] for row in run.tasks("COMPLETED")) == {
         "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "RAW_QC": 3, "PREPROCESS": 3,
-        "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1,
+        "DRIFT": 12, "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1,
     }  # fmt: skip
     assert "SORT m1/2026-03-02_003/probe01/shank3" in run.keys("COMPLETED")
     published = {str(path.relative_to(run.results)) for path in run.results.rglob("*") if path.is_file()}
@@ -37,6 +37,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
             f"m1/{session}/qc/{probe}/preprocess.json",
             f"m1/{session}/qc/{probe}/sync.json",
             f"m1/{session}/qc/{probe}/levels.png",
+            f"m1/{session}/qc/{probe}/drift/shank3/drift.png",
             f"m1/{session}/alf/{probe}/_iblqc_ephysTimeRmsAP.rms.npy",
             f"m1/{session}/qc/{probe}/summary.json",
             f"m1/{session}/alf/stub.times.npy",
@@ -56,7 +57,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     again = launcher.run(*arguments, "-resume", profile="test")
     assert again.status == 0
     assert again.keys("COMPLETED") == []
-    assert len(again.keys("CACHED")) == 58
+    assert len(again.keys("CACHED")) == 70
 
 
 def test_sessions_sorted_together(launcher, tmp_path):
@@ -151,6 +152,28 @@ def test_sorted_by_probe(oldest, tmp_path):
     run = oldest.run("-stub-run", "--input", tmp_path / "sheet.csv", "--sort_by", "probe")
     assert [key for key in run.keys() if key.startswith("SORT")] == ["SORT m1/2026-03-01_001/probe00/probe"]
     assert run.keys("COMPLETED")[-1] == "SYNC m1/2026-03-01_001/probe00"
+
+
+def test_drift_corrected_by_whom(oldest, tmp_path):
+    """Corrected traces take the place of PREPROCESS's for what follows; without drift nothing is estimated. What
+    PREPROCESS made stays."""
+    empty_session(tmp_path / "raw", n_probes=1)
+    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+    arguments = ("-stub-run", "-resume", "--input", tmp_path / "sheet.csv", "--sort_by", "probe", "--drift")
+    unit = "m1/2026-03-01_001/probe00/probe"
+
+    def traces(run, stage: str) -> str:
+        (task,) = [row for row in run.tasks() if row["key"] == f"{stage} {unit}"]
+        (source,) = re.findall(r"ln -s (\S+) traces\n", (Path(task["workdir"]) / ".command.run").read_text())
+        return Path(source).name
+
+    for policy, source in (("auto", "probe"), ("dredge", "corrected"), ("off", "probe")):
+        run = oldest.run(*arguments, policy)
+        assert run.status == 0, run.output
+        assert traces(run, "SORT") == traces(run, "ANALYZE") == source
+        assert (f"DRIFT {unit}" in run.keys()) == (policy != "off")
+    assert "PREPROCESS m1/2026-03-01_001/probe00" in run.keys("CACHED")
+    assert (run.results / "m1/2026-03-01/001/qc/probe00/drift/motion.json").exists()
 
 
 def test_code_and_input_changes_rerun_what_they_touch(tmp_path):

@@ -1,0 +1,137 @@
+"""A real browser without a window, driven by its own debugging protocol: what a page shows, as text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What is on the page, also within the parts that bokeh closes off in shadow roots.
+TEXT = """(() => {
+  const seen = [];
+  const walk = node => {
+    if (node.nodeType === Node.TEXT_NODE) { if (node.textContent.trim()) seen.push(node.textContent.trim()); return; }
+    if (["STYLE", "SCRIPT"].includes(node.tagName)) return;
+    if (node.shadowRoot) walk(node.shadowRoot);
+    node.childNodes.forEach(walk);
+  };
+  walk(document.body);
+  return seen.join("\\n");
+})()"""
+
+
+def browser() -> str | None:
+    """The browser's program, None where there is none."""
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
+        None,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Page:
+    """An open page."""
+
+    def __init__(self, address: str):
+        self.address = address
+
+    def run(self, script: str):
+        """The value of a JavaScript expression on the page."""
+        return asyncio.run(self._call("Runtime.evaluate", expression=script, returnByValue=True))[
+            "result"
+        ].get("value")
+
+    def text(self) -> str:
+        return self.run(TEXT) or ""
+
+    def wait_for(self, *words: str, seconds: float = 120) -> str:
+        """The page's text once it has all words, or as it is after so many seconds."""
+        end = time.monotonic() + seconds
+        while not all(word in (text := self.text()) for word in words) and time.monotonic() < end:
+            time.sleep(0.5)
+        return text
+
+    def click(self, words: str) -> bool:
+        """Click the button with these words on it; whether there is one."""
+        return self.run(
+            """(() => {
+              const find = node => {
+                if (node.tagName === "BUTTON" && node.textContent.trim() === WORDS) return node;
+                for (const child of [...(node.shadowRoot ? [node.shadowRoot] : []), ...node.childNodes]) {
+                  const found = find(child); if (found) return found;
+                }
+                return null;
+              };
+              const button = find(document.body);
+              if (button) button.click();
+              return button !== null;
+            })()""".replace("WORDS", json.dumps(words))
+        )
+
+    def screenshot(self, path: Path) -> None:
+        import base64
+
+        path.write_bytes(base64.b64decode(asyncio.run(self._call("Page.captureScreenshot"))["data"]))
+
+    async def _call(self, method: str, **parameters) -> dict:
+        from tornado.websocket import websocket_connect
+
+        connection = await websocket_connect(self.address, max_message_size=2**28)
+        await connection.write_message(json.dumps({"id": 1, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(await connection.read_message())
+            if answer.get("id") == 1:
+                connection.close()
+                return answer["result"]
+
+
+@contextmanager
+def opened(url: str, folder: Path) -> Iterator[Page]:
+    """The page at url in a new browser with folder as its profile; it reaches this machine only."""
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            browser(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--window-size=1600,1000",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+            f"--user-data-dir={folder}",
+            f"--remote-debugging-port={port}",
+            "--remote-allow-origins=*",
+            url,
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5) as answer:
+                    pages = [page for page in json.load(answer) if page["type"] == "page"]
+                if pages:
+                    break
+            except OSError:
+                pass
+            if time.monotonic() > end or process.poll() is not None:
+                raise RuntimeError("the browser did not start")
+            time.sleep(0.2)
+        yield Page(pages[0]["webSocketDebuggerUrl"])
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -1,0 +1,130 @@
+"""Jobs that a real one-node SLURM preempts, cancels and kills, and a head that dies: nothing is lost.
+
+The stages are stubs, SORT's held for a while: it is the scheduler and Nextflow that are under test.
+tests/cluster/setup_slurm.sh brings the scheduler up; ``make test-cluster`` runs this."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# The launcher of the pipeline's own tests.
+sys.path.insert(0, str(ROOT / "tests" / "pipeline"))
+from driver import ENGINES, Launcher, Run, empty_session  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    "POWERPIXELS_CLUSTER" not in os.environ or not shutil.which("sbatch"),
+    reason="a real SLURM is tested by make test-cluster only",
+)
+
+HELD_S = 20  # how long each SORT lasts: time to preempt it
+PATIENCE_S = 300
+
+
+def slurm(*command: str, check: bool = True) -> str:
+    """What one of SLURM's programs prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 or not check, done.stdout + done.stderr
+    return done.stdout
+
+
+def jobs(stage: str, state: str) -> list[str]:
+    """Ids of a stage's jobs in a state, in the order of their submission."""
+    lines = slurm("squeue", "-h", "-S", "i", "-t", state, "-o", "%i %j").splitlines()
+    return [line.split()[0] for line in lines if f"NEUROPIXELS_{stage}" in line]
+
+
+def wait_for(condition, what: str):
+    """The condition's value, as soon as it has one."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"{what}: not within {PATIENCE_S} s\n{slurm('squeue')}")
+
+
+class Session:
+    """A session's stub on SLURM: four shanks of one probe, each SORT held for a while."""
+
+    def __init__(self, folder: Path, engine: str = ENGINES[0], more: str = ""):
+        empty_session(folder / "raw", n_probes=1)
+        (folder / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+        (folder / "held.config").write_text(
+            "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '500 ms'\n"
+            "    queueStatInterval = '1 sec'\n    exitReadTimeout = '5 sec'\n}\n"
+            f"process.queue = 'preemptible'\nprocess {{ withName: SORT {{ beforeScript = 'sleep {HELD_S}' }} }}\n{more}"
+        )
+        self.launcher = Launcher(engine, folder / "launch")
+        # 25.04.0's strict configuration parser knows no profile once -c names a second file.
+        self.launcher.environment.pop("NXF_SYNTAX_PARSER", None)
+        self.arguments = ("-stub-run", "-c", folder / "held.config", "--input", folder / "sheet.csv")
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        return self.launcher.start(*self.arguments, "--device", "gpu", *arguments, profile="slurm,test")
+
+    def finish(self, process: subprocess.Popen) -> Run:
+        output, _ = process.communicate(timeout=2 * PATIENCE_S)
+        return Run(process.returncode, output, self.launcher.folder)
+
+
+@pytest.fixture(autouse=True)
+def an_empty_queue():
+    yield
+    slurm("scancel", "-u", "root", check=False)
+
+
+def published(run: Run) -> list[str]:
+    files = [path.relative_to(run.results) for path in run.results.rglob("*") if path.is_file()]
+    return sorted(str(path) for path in files if path.parts[0] != "pipeline_info")
+
+
+def test_preempted_and_cancelled_jobs_are_done_again(tmp_path):
+    """One SORT makes way for a job of higher priority, one is requeued by hand, one is cancelled before it starts."""
+    session = Session(tmp_path)
+    process = session.start()
+    first = wait_for(lambda: jobs("SORT", "R"), "a running SORT")[0]
+    slurm("scontrol", "requeue", first, check=False)
+    pending = wait_for(lambda: jobs("SORT", "PD"), "a waiting SORT")
+    slurm("scancel", pending[-1])
+    wait_for(lambda: [job for job in jobs("SORT", "R") if job != first], "another running SORT")
+    # Both cores, so that whatever runs has to go.
+    command = ["sbatch", "-p", "urgent", "-n", str(os.cpu_count()), "-o", "/dev/null", "--wrap", "sleep 3"]
+    slurm(*command)
+    run = session.finish(process)
+    assert run.status == 0, run.output
+    failed = [row for row in run.tasks("FAILED") if row["stage"] == "SORT"]
+    assert len(failed) >= 2
+    assert all(row["exit"] in {"143", "-", "2147483647"} for row in failed), failed
+    # Four sorted units, whatever became of their first attempts, and no more memory or time for the others.
+    done = [row for row in run.tasks("COMPLETED") if row["stage"] == "SORT"]
+    assert len(done) == 4
+    assert len({(row["memory"], row["time"]) for row in done}) == 1
+
+    undisturbed = Session(tmp_path / "again")
+    other = undisturbed.finish(undisturbed.start())
+    assert published(run) == published(other)
+
+
+def test_a_killed_head_is_resumed(tmp_path):
+    """kill -9 of the head leaves its jobs running; what was done stays cached, and nothing is published twice."""
+    session = Session(tmp_path)
+    process = session.start()
+    wait_for(lambda: jobs("SORT", "R"), "a running SORT")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1)
+    resumed = session.start("-resume")
+    run = session.finish(resumed)
+    assert run.status == 0, run.output
+    assert "PREPROCESS m1/2026-03-01_001/probe00" in run.keys("CACHED")
+    assert len([key for key in run.keys("COMPLETED", "CACHED") if key.startswith("SORT")]) == 4

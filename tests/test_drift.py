@@ -1,0 +1,52 @@
+"""The policy of drift correction: what each value of --drift means for the sorter, by number of channels."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from powerpixels.documents import DriftChoice
+from powerpixels.drift import POLICIES, sorter_policy
+from powerpixels.export import _drift
+
+
+@pytest.mark.parametrize(
+    ("policy", "n_channels", "correct"),
+    [
+        ("auto", 95, True),
+        ("auto", 65, True),
+        ("auto", 64, False),
+        ("auto", 24, False),
+        ("sorter", 24, True),
+        ("sorter", 384, True),
+        ("off", 384, False),
+        ("dredge", 384, False),
+    ],
+)
+def test_who_corrects(policy, n_channels, correct):
+    choice = sorter_policy(policy, n_channels)
+    assert choice.correct is correct
+    # The log and the report say why.
+    assert (str(n_channels) in choice.reason) == (policy == "auto")
+    assert policy == "auto" or f"--drift {policy}" in choice.reason
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match=", ".join(POLICIES)):
+        sorter_policy("yes", 384)
+
+
+def test_the_summary_says_each_reason_once():
+    """By sorting unit; a sorting from before the choice says nothing."""
+
+    def unit(name: str, n_channels: int | None):
+        made = n_channels is not None
+        choice = DriftChoice(policy="auto", reason=sorter_policy("auto", n_channels).reason) if made else None
+        return SimpleNamespace(sorting=SimpleNamespace(unit=name, drift=choice))
+
+    units = [unit("shank0", 96), unit("shank1", 24), unit("shank2", 96), unit("shank3", None)]
+    assert _drift(units) == (
+        "shank0, shank2: 96 channels, at least 65: the sorter's own is on; "
+        "shank1: 24 channels, fewer than 65: the sorter's own is off"
+    )
+    assert _drift([unit("probe", None)]) == ""
