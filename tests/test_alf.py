@@ -102,6 +102,9 @@ def test_clock_is_stated(folder):
     assert files == {
         "spikes.times.npy": {"clock": "nidq", "unit": "s", "bound_us": CLOCK.bound_us},
         "spikes.samples.npy": {"clock": CLOCK.stream, "unit": "samples", "bound_us": 0.0},
+        # RAW_QC's, in the same folder.
+        "_iblqc_ephysTimeRmsAP.timestamps.npy": {"clock": "nidq", "unit": "s", "bound_us": CLOCK.bound_us},
+        "_iblqc_ephysTimeRmsLF.timestamps.npy": {"clock": "nidq", "unit": "s", "bound_us": CLOCK.bound_us},
     }
 
 

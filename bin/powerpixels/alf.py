@@ -26,6 +26,8 @@ UNITS = {
     "_powerpixels_gaps.intervals.npy": "s",
     "_powerpixels_gaps.samples.npy": "samples",
 }
+# Of RAW_QC, which publishes them into the same folder.
+RAW_QC_UNITS = {f"_iblqc_ephysTimeRms{band}.timestamps.npy": "s" for band in ("AP", "LF")}
 
 
 def write_alf(export: ProbeExport, folder: Path) -> None:
@@ -106,7 +108,7 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         f"stream's first sample: linear between the knots [{counts} / sampling_rate_hz, seconds]"
     )
     units = {name: unit for name, unit in UNITS.items() if name.removesuffix(".npy") in arrays}
-    write_clock(export.clock, described, units, folder)
+    write_clock(export.clock, described, {**units, **RAW_QC_UNITS}, folder)
 
 
 def _coded(labels, codes: dict[str, int]) -> np.ndarray:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from driver import ENGINES, Launcher, Run
 from one.alf.io import load_object
+from powerpixels import load_neural_data
 from powerpixels.documents import Preprocess
 from powerpixels.simulate import Truth, score_alf
 
@@ -209,6 +210,38 @@ def test_one_loads_the_alf(finished, probe):
     assert (clusters["kilosortLabels"] == (labels["ks2_label"] == "good")).all()
     # Amplitudes in volts: the planted ones are 12 to 150 µV.
     assert 10e-6 < np.median(spikes["amps"]) < 200e-6
+
+
+def test_every_file_of_times_names_its_clock(finished):
+    folders = [finished.results / SESSION / "alf", *(alf_folder(finished, probe) for probe in PROBES)]
+    for folder in folders:
+        stated = json.loads((folder / "_powerpixels_clock.fit.json").read_text())["files"]
+        own = [
+            path for path in folder.rglob("*.npy") if folder != folders[0] or path.parent.name[:5] != "probe"
+        ]
+        timed = {
+            str(path.relative_to(folder))
+            for path in own
+            if {"times", "timestamps", "intervals", "samples"} & set(path.name.split("."))
+        }
+        assert timed and timed == stated.keys()
+        assert {file["clock"] for file in stated.values() if file["unit"] == "s"} == {"nidq"}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_loader_reads_what_was_published(finished, probe):
+    data = load_neural_data(finished.results / SESSION, probe, keep_units="kilosort")
+    spikes, clusters, _ = data
+    sync = json.loads((alf_folder(finished, probe) / "_powerpixels_clock.fit.json").read_text())
+    assert (data.clock.name, data.clock.bound_us) == ("nidq", sync["bound_us"])
+    assert {len(values) for values in spikes.values()} == {len(spikes["times"])}
+    assert {len(values) for values in clusters.values()} == {len(clusters["cluster_id"])}
+    labels = pd.read_csv(alf_folder(finished, probe) / "clusters.metrics.csv")
+    good = np.flatnonzero(labels["ks2_label"] == "good")
+    assert clusters["cluster_id"].tolist() == good.tolist() != []
+    times = np.load(alf_folder(finished, probe) / "spikes.times.npy")
+    of = np.load(alf_folder(finished, probe) / "spikes.clusters.npy")
+    np.testing.assert_array_equal(spikes["times"], times[np.isin(of, good)])
 
 
 def test_events_and_analog_on_the_nidq_clock(finished, truth):
