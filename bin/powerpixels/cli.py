@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from powerpixels import __version__
@@ -14,19 +15,6 @@ from powerpixels.stage import EXIT_DATA_ERROR, DataError
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand; exits with 65 and one message where the input is at fault."""
-    from powerpixels import (
-        curate,
-        curated,
-        histology,
-        lines,
-        models,
-        prepare,
-        samplesheet,
-        simulate,
-        sorters,
-        visualize,
-    )
-
     parser = argparse.ArgumentParser(prog="powerpixels", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -34,18 +22,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     inspected.add_argument("folder", type=Path, metavar="FOLDER", help="as in the samplesheet's column raw")
     inspected.add_argument("--json", action="store_true", help="the whole inventory as JSON, not a table")
     inspected.set_defaults(run=inspect)
-    for name, module, summary in (
-        ("samplesheet", samplesheet, "find the recordings in data trees and write their samplesheet"),
-        ("wiring", lines, "say what each line of a session's streams carries"),
-        ("prepare", prepare, "make the day's empty session folders"),
-        ("histology", histology, "turn a histology tool's tracings into xyz_picks.json"),
-        ("sorter-params", sorters, "print a sorter's parameters with their defaults, as a file to edit"),
-        ("simulate", simulate, "write a session as SpikeGLX does, with everything about it known"),
-        ("visualize", visualize, "draw what preprocessing does to a stretch, step by step"),
-        ("curate", curate, "open SpikeInterface's GUI on a probe's units"),
-        ("apply-curation", curated, "write the revision of ALF and NWB that a curation makes"),
-        ("fetch-models", models, "fetch UnitRefine's models once, for --unitrefine_models"),
+    for name, place, summary in (
+        ("samplesheet", "samplesheet", "find the recordings in data trees and write their samplesheet"),
+        ("wiring", "lines", "say what each line of a session's streams carries"),
+        ("prepare", "prepare", "make the day's empty session folders"),
+        ("histology", "histology", "turn a histology tool's tracings into xyz_picks.json"),
+        ("sorter-params", "sorters", "print a sorter's parameters with their defaults, as a file to edit"),
+        ("simulate", "simulate", "write a session as SpikeGLX does, with everything about it known"),
+        ("visualize", "visualize", "draw what preprocessing does to a stretch, step by step"),
+        ("curate", "curate", "open SpikeInterface's GUI on a probe's units"),
+        ("apply-curation", "curated", "write the revision of ALF and NWB that a curation makes"),
+        ("fetch-models", "models", "fetch UnitRefine's models once, for --unitrefine_models"),
     ):
+        module = import_module(f"powerpixels.{place}")
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
