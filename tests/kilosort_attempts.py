@@ -33,9 +33,10 @@ ATTEMPTS = [
 ]
 
 
-def directly(unit_folder: Path, results: Path, parameters: dict) -> None:
+def directly(unit_folder: Path, results: Path, parameters: dict, device: str = "cpu") -> None:
     """Kilosort's own function on the same file, with the same match in it."""
-    template_match.install()
+    if device == "cpu":
+        template_match.install()
     unit = PreprocessedUnit.load(unit_folder / "recording.json")
     settings = kilosort_run.kilosort_settings(parameters)
     kilosorts_own(
@@ -49,7 +50,7 @@ def directly(unit_folder: Path, results: Path, parameters: dict) -> None:
         },
         filename=unit_folder / "traces.bin",
         results_dir=results,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         do_CAR=parameters["do_CAR"],
     )
 

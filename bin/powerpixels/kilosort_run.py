@@ -51,7 +51,8 @@ def run_kilosort(
 
     The files are those of ``kilosort.run_kilosort``, and timings.json: "steps", seconds by step, of the
     attempt that did it; "resumed_after", the step whose checkpoint this attempt began with, or null;
-    "checkpoints_s" and "total_s", this attempt's seconds for writing checkpoints and for everything.
+    "checkpoints_s" and "total_s", this attempt's seconds for writing checkpoints and for everything; on a GPU
+    "gpu_peak_bytes", the most of its memory that torch held for this attempt.
     traces.bin is read where it lies.
 
     parameters: Kilosort's settings and the arguments of its ``run_kilosort`` by name, as from
@@ -89,6 +90,8 @@ def run_kilosort(
     try:
         _sort(Path(unit_folder), results, parameters, torch.device(device), checkpoint_dir, timings)
         timings["total_s"] = time.perf_counter() - began
+        if device == "cuda":
+            timings["gpu_peak_bytes"] = torch.cuda.max_memory_reserved()
         (results / "timings.json").write_text(json.dumps(timings, indent=1) + "\n")
     except Exception:
         logger.exception("Kilosort ended with an error")

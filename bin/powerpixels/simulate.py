@@ -27,13 +27,16 @@ import logging
 import re
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
+from threadpoolctl import threadpool_limits
 
 from powerpixels.documents import Document
 from powerpixels.stage import DataError
@@ -472,11 +475,12 @@ class Truth:
         return _analog_v(self.document.analog, true_s)
 
 
-def simulate_session(folder: Path, config: SimulationConfig) -> Path:
+def simulate_session(folder: Path, config: SimulationConfig, jobs: int = 1) -> Path:
     """Simulate a session under folder and return the path of its truth.json.
 
     folder appears when the session is complete; raises DataError where something is in it already. The same
-    config gives the same bytes. Memory does not grow with duration, except for the spikes.
+    config gives the same bytes, for any number of jobs (processes). Memory does not grow with duration,
+    except for the spikes.
     """
     folder = Path(folder)
     require_new(folder)
@@ -484,7 +488,7 @@ def simulate_session(folder: Path, config: SimulationConfig) -> Path:
     # An interrupted simulation must not leave half a session under the name of a whole one.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
         work = Path(unfinished) / "session"
-        document = _write_session(work, config)
+        document = _write_session(work, config, jobs)
         write_samplesheet(work, document, folder)
         work.rename(folder)
     return folder / "truth" / "truth.json"
@@ -508,7 +512,7 @@ def write_samplesheet(work: Path, document: TruthDocument, folder: Path) -> None
         writer.writerow([document.config.subject, document.session, raw.as_posix()])
 
 
-def _write_session(folder: Path, config: SimulationConfig) -> TruthDocument:
+def _write_session(folder: Path, config: SimulationConfig, jobs: int) -> TruthDocument:
     """Write raw/ and truth/ into folder, which is created."""
     run_folder = folder / "raw" / f"{config.run}_g0"
     truth_folder = folder / "truth"
@@ -530,9 +534,11 @@ def _write_session(folder: Path, config: SimulationConfig) -> TruthDocument:
     for index, (probe, seed) in enumerate(zip(config.probes, seeds[2:], strict=True)):
         name = f"probe{int(probe.device[4:]):02d}"
         simulated = _SimulatedProbe(probe, config, name, seed, own[2 + index])
-        ap = simulated.write_stream(folder, run_folder, "ap", waves, artifact_s)
-        lf = simulated.write_stream(folder, run_folder, "lf", waves, artifact_s) if simulated.has_lf else None
-        probes.append(simulated.truth(ap, lf))
+        streams = {
+            kind: simulated.write_stream(folder, run_folder, kind, waves, artifact_s, jobs)
+            for kind in (("ap", "lf") if simulated.has_lf else ("ap",))
+        }
+        probes.append(simulated.truth(streams["ap"], streams.get("lf")))
         spikes_of.append(simulated.spikes)
 
     nidq, lines, analog, events = _write_nidq(folder, run_folder, config, np.random.default_rng(seeds[1]))
@@ -916,7 +922,7 @@ class _SimulatedProbe:
         return whiten(white, W=factor.astype(np.float32), apply_mean=False)
 
     def write_stream(
-        self, folder: Path, run_folder: Path, kind: str, waves: _Waves, artifact_s: np.ndarray
+        self, folder: Path, run_folder: Path, kind: str, waves: _Waves, artifact_s: np.ndarray, jobs: int
     ) -> StreamTruth:
         """Write <run>_g0_imecN/<run>_g0_t0.imecN.<kind>.bin and .meta."""
         from spikeinterface.core import NumpySorting
@@ -969,7 +975,7 @@ class _SimulatedProbe:
         probe_folder.mkdir(exist_ok=True)
         data = probe_folder / f"{self.config.run}_g0_t0.{device}.{kind}.bin"
         log.info("simulate: %s, %d channels, %.0f s", data.name, self.shank.size, n_samples / rate_hz)
-        sha1 = _write_chunks(data, chunk, n_samples, round(CHUNK_S * rate_hz))
+        sha1 = _write_chunks(data, chunk, n_samples, round(CHUNK_S * rate_hz), jobs)
         meta = self._meta(data, kind, n_samples, rate_hz, self.first_sample // ratio, sha1)
         write_meta(data, meta)
         return StreamTruth(
@@ -1214,18 +1220,46 @@ def _write_nidq(
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _write_chunks(path: Path, chunk: Callable[[int, int], np.ndarray], n_samples: int, size: int) -> str:
+def _write_chunks(
+    path: Path, chunk: Callable[[int, int], np.ndarray], n_samples: int, size: int, jobs: int = 1
+) -> str:
     """Write chunk(first, last) for all samples to path; returns the SHA-1 of the file."""
     digest = hashlib.sha1()
+    bounds = [(first, min(first + size, n_samples)) for first in range(0, n_samples, size)]
     with path.open("wb") as file:
-        for first in range(0, n_samples, size):
-            last = min(first + size, n_samples)
-            block = chunk(first, last).tobytes()
+        for (_, last), block in zip(bounds, _computed(chunk, bounds, jobs), strict=True):
             digest.update(block)
             file.write(block)
             if last % (60 * size) == 0:
                 log.info("simulate: %s: %d %%", path.name, 100 * last // n_samples)
     return digest.hexdigest().upper()
+
+
+def _computed(
+    chunk: Callable[[int, int], np.ndarray], bounds: list[tuple[int, int]], jobs: int
+) -> Iterator[bytes]:
+    """The bytes of each chunk, in order, by as many processes; at most two a process wait to be written."""
+    if jobs == 1:
+        yield from (chunk(*bound).tobytes() for bound in bounds)
+        return
+    pending: deque = deque()
+    # A closure can't be sent to another process, but is there in a fork; each has one core.
+    with threadpool_limits(1), get_context("fork").Pool(jobs, _set_chunk, (chunk,)) as pool:
+        for bound in bounds:
+            pending.append(pool.apply_async(_chunk_bytes, (bound,)))
+            if len(pending) == 2 * jobs:
+                yield pending.popleft().get()
+        while pending:
+            yield pending.popleft().get()
+
+
+def _set_chunk(chunk: Callable[[int, int], np.ndarray]) -> None:
+    global _chunk
+    _chunk = chunk
+
+
+def _chunk_bytes(bound: tuple[int, int]) -> bytes:
+    return _chunk(*bound).tobytes()
 
 
 def _common_meta(
@@ -1360,6 +1394,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--session-seed", type=int, help="a session of the same units: other spikes, noise and clocks"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes; the files are the same for any number"
+    )
     layouts = "; ".join(f"{name}: {layout.what}" for name, layout in LAYOUTS.items())
     parser.add_argument("--layout", choices=LAYOUTS, default="spikeglx", metavar="NAME", help=layouts)
     faults = "; ".join(f"{name}: {fault.what}" for name, fault in FAULTS.items())
@@ -1385,12 +1422,12 @@ def run(args: Namespace) -> None:
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise DataError(f"powerpixels simulate: {faults}") from error
     if args.layout == "spikeglx":
-        simulate_session(args.folder, config)
+        simulate_session(args.folder, config, args.jobs)
     else:
         require_new(args.folder)
         args.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=args.folder.parent, prefix=f".{args.folder.name}.") as work:
-            simulate_session(Path(work) / "source", config)
+            simulate_session(Path(work) / "source", config, args.jobs)
             relayout(Path(work) / "source", args.folder, args.layout)
     if args.fault is not None:
         fault, _, stream = args.fault.partition(":")
