@@ -9,6 +9,7 @@ Values differ from FastPass's by the rounding of float32, so counts by one, seld
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,8 +32,10 @@ from powerpixels.rawdata import StreamReader
 from powerpixels.stage import TemporaryError
 
 DEVICE = "cuda"
-# Values that a sort of neighbours holds at a time: 256 MB of float32 and as much again for the sorted ones.
-SORT_VALUES = 2**26
+# Values that a sort of neighbours holds at a time: 64 MB of float32, twice that again for the sorted ones.
+SORT_VALUES = 2**24
+# Chunks on the device at a time: one computes while another is copied. Each holds some hundred MB there.
+CHUNKS = 2
 
 
 class TorchPass(FastPass):
@@ -51,6 +54,7 @@ class TorchPass(FastPass):
         if DEVICE == "cuda" and not torch.cuda.is_available():
             raise TemporaryError("a GPU (CUDA) was asked for, and torch sees none on this machine")
         self._device = torch.device(DEVICE)
+        self._room = threading.Semaphore(CHUNKS)
         if self._plan is None:
             return
         plan = self._plan
@@ -97,7 +101,7 @@ class TorchPass(FastPass):
     def _arithmetic(self, raw: np.ndarray, before: int, after: int, left: int, right: int) -> np.ndarray:
         if min(before, after) < self._plan.margin:
             return super()._arithmetic(raw, before, after, left, right)
-        with torch.inference_mode():
+        with self._room, torch.inference_mode():
             wide = self._filtered(raw)
             for rows, noisy, weights in self._interpolations:
                 traces = wide[rows]
