@@ -9,6 +9,7 @@ include { COMPRESS            } from '../modules/compress'
 include { RAW_QC              } from '../modules/raw_qc'
 include { HISTOLOGY           } from '../modules/histology'
 include { PREPROCESS          } from '../modules/preprocess'
+include { VISUALIZE           } from '../modules/visualize'
 include { DRIFT               } from '../modules/drift'
 include { SORT                } from '../modules/sort'
 include { ANALYZE             } from '../modules/analyze'
@@ -110,16 +111,23 @@ workflow NEUROPIXELS {
         // Where a session's INSPECT failed its group is never full: it goes on at the end, without it.
         .groupTuple(remainder: true)
         .flatMap { key, metas -> joinedProbes(key.getGroupTarget()[1], metas.collectMany { own -> own }) } // [ val(meta), groupKey(joined meta) ]
+    recordings = probes
+        .map { meta, document, files, _is_reference, _lf_files -> [meta, document, files] }
+        .join(joined_of)
+        .join(SYNC.out.sync)
+        .map { meta, document, files, joined, _sync -> [joined, [meta.session, document, files]] }
+        .groupTuple(remainder: true)
+        .map { key, recordings -> [key.getGroupTarget()] + joinedRecordings(recordings) } // [ val(meta), val(document), files ]
     PREPROCESS(
-        probes
-            .map { meta, document, files, _is_reference, _lf_files -> [meta, document, files] }
-            .join(joined_of)
-            .join(SYNC.out.sync)
-            .map { meta, document, files, joined, _sync -> [joined, [meta.session, document, files]] }
-            .groupTuple(remainder: true)
-            .map { key, recordings -> [key.getGroupTarget()] + joinedRecordings(recordings) },
+        recordings,
         opts.subMap(['preprocessing', 'reference', 'reference_multi_shank', 'reference_scope', 'local_radius_um', 'highpass_hz', 'notch', 'notch_threshold_uv2_hz', 'mute', 'sort_by', 'seed']),
         codeDigest('pp_preprocess.py')
+    )
+    VISUALIZE(
+        PREPROCESS.out.preprocessed
+            .map { meta, record, _folders -> [meta, record] }
+            .join(recordings.map { meta, _document, files -> [meta, files] }),
+        codeDigest('pp_visualize.py')
     )
 
     // Traces to units, one task for each sorting unit from SORT on.
@@ -190,6 +198,8 @@ workflow NEUROPIXELS {
             EVENTS.out.done.map { meta -> [false, idOf(meta), ''] },
             RAW_QC.out.raw_qc.map { meta, _files -> [false, idOf(meta + [stream: 'raw_qc']), ''] },
             COMPRESS.out.done.map { meta -> [false, idOf(meta), ''] },
+            PREPROCESS.out.preprocessed.map { meta, _record, _folders -> [true, idOf(meta + [stream: 'preprocessing']), ''] },
+            VISUALIZE.out.page.map { meta, _page -> [false, idOf(meta + [stream: 'preprocessing']), ''] },
             drifting.map { meta, _folder -> [true, idOf(meta + [stream: "drift ${meta.unit}".toString()]), ''] },
             DRIFT.out.drift.map { meta, _drift -> [false, idOf(meta + [stream: "drift ${meta.unit}".toString()]), ''] },
             REFUSE.out.never.map { meta -> [false, idOf(meta), ''] }
@@ -213,7 +223,7 @@ workflow NEUROPIXELS {
 
     versions = INSPECT.out.versions.mix(
         EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, COMPRESS.out.versions, RAW_QC.out.versions,
-        HISTOLOGY.out.versions, PREPROCESS.out.versions, DRIFT.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
+        HISTOLOGY.out.versions, PREPROCESS.out.versions, VISUALIZE.out.versions, DRIFT.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
     )
 
     emit:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from exported_probe import CLOCK, N_SAMPLES, RATE, built, session_of
-from powerpixels.documents import Part, ProbeSummary
+from powerpixels.documents import ChannelLevel, Part, ProbeSummary
 from powerpixels.export import NAMESPACE, UnitFolders, gather, summarise
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
@@ -112,6 +112,28 @@ def test_every_skipped_shank_is_a_warning():
     assert summary.warnings == [
         f"shank{shank}: not sorted: no channel of shank {shank} is in the brain" for shank in range(3)
     ]
+
+
+def test_what_preprocessing_did_otherwise_is_told_and_its_noise_level():
+    made = built(())
+    few = "3 channels, fewer than 4: no reference"
+    none = "no good channel: nothing of this shank is sorted"
+    steps = [
+        {"step": "reference", "shank": 0, "method": "none", "n_channels": 3, "note": few},
+        {"step": "reference", "shank": 1, "method": "none", "n_channels": 0, "note": none},
+        {"step": "reference", "shank": 2, "method": "local", "n_channels": 30},
+        {"step": "mute", "note": "nothing is muted"},
+    ]
+    levels = [
+        ChannelLevel(raw_column=k, contact_id=f"e{k}", rms_uv=9.0, noise_uv=noise)
+        for k, noise in enumerate((5.0, 7.5, 6.0, None))
+    ]
+    preprocess = made.preprocess.model_copy(update={"steps": steps, "levels": levels})
+    summary = summarise(gathered(made, preprocess=preprocess))
+    assert summary.noise_uv == 6.0
+    assert f"reference of shank 0: {few}" in summary.warnings
+    assert "mute: nothing is muted" in summary.warnings
+    assert sum("shank 1" in text for text in summary.warnings) == 1
 
 
 def test_a_coarse_clock_is_told():

@@ -150,6 +150,9 @@ def both(joined: JoinedProbe, folder: Path, **settings) -> list[tuple[np.ndarray
     assert decisions[0] == decisions[1]
     assert fast.steps[-1]["gain_uv"] == stock.steps[-1]["gain_uv"]
     assert fast.units == stock.units
+    for one, other in zip(fast.levels, stock.levels, strict=True):
+        assert one.raw_column == other.raw_column
+        assert one.rms_uv == pytest.approx(other.rms_uv, rel=2e-3)
     pairs = []
     for unit in fast.units:
         files = [folder / f"{engine}_{settings['reference']}" / unit for engine in results]

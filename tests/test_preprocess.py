@@ -32,7 +32,7 @@ from powerpixels.preprocess import Settings, _random_chunks, output_gain_uv, pre
 from powerpixels.raw_ap import load_raw_ap
 from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
-from spikeinterface.core import NumpyRecording, get_random_data_chunks
+from spikeinterface.core import NumpyRecording, get_noise_levels, get_random_data_chunks
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 30000
@@ -231,6 +231,22 @@ def test_written_counts_are_the_lazy_chain(raw, engine, local, tmp_path, referen
         # Half a count of rounding; a little more at borders of chunks, where the phase shift's margins end.
         assert np.max(error) < 0.6
         assert np.mean(error > 0.505) < 0.01
+
+
+def test_levels_are_those_of_what_was_written(local):
+    """RMS of every sample; the noise level within 5 % of SpikeInterface's, which looks at other chunks."""
+    levels = Preprocess.load(local / "preprocess.json").levels
+    by_column = {level.raw_column: level for level in levels}
+    assert len(by_column) == len(levels) == 2 * PER_SHANK - 1 - len(OUT)
+    for unit in ("shank1", "shank2"):
+        recording = load_preprocessed(local / unit)
+        columns = recording.get_property("raw_column")
+        own = [by_column[column] for column in columns]
+        assert [level.contact_id for level in own] == recording.get_property("contact_id").tolist()
+        rms = np.sqrt(np.mean(recording.get_traces(return_in_uV=True).astype(float) ** 2, axis=0))
+        assert [level.rms_uv for level in own] == pytest.approx(rms, rel=1e-4, abs=1e-4)
+        noise = get_noise_levels(recording, return_in_uV=True, force_recompute=True)
+        assert [level.noise_uv for level in own] == pytest.approx(noise, rel=0.05)
 
 
 def test_jobs_do_not_change_the_output(raw, engine, local, tmp_path):

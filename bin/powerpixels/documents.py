@@ -280,6 +280,17 @@ class ChannelLabel(Document):
     high_uv2_hz: float | None = None
 
 
+class ChannelLevel(Document):
+    """How large a channel's written traces are, µV. noise_uv: from the median absolute deviation, the median
+    over 20 moments; None where these lie in blocks too short to be filtered.
+    """
+
+    raw_column: int
+    contact_id: str
+    rms_uv: float
+    noise_uv: float | None
+
+
 class PreprocessedUnit(Document):
     """<unit>/recording.json beside <unit>/traces.bin (int16, sample-major, little endian).
 
@@ -308,12 +319,14 @@ class Preprocess(Document):
     """preprocess.json: what PREPROCESS did to the whole probe.
 
     parts: the sessions that were joined, in order; their samples make up the whole recording.
-    steps: name and parameters of each step in the order applied. source: what was preprocessed.
+    levels: of the channels that were written. steps: name and parameters of each step in the order applied.
+    source: what was preprocessed.
     """
 
     probe: str
     parts: list[Part]
     labels: list[ChannelLabel]
+    levels: list[ChannelLevel] = []
     steps: list[dict]
     units: list[str]
     source: JoinedProbe | None = None
@@ -430,8 +443,8 @@ class SyncResiduals(Document):
 class ProbeSummary(Document):
     """summary.json of an exported probe: one row of summary.csv.
 
-    sync_bound_us: what the times' error can't exceed, None where that is not known. drift: who corrected it,
-    and why, by sorting unit.
+    noise_uv: the median channel's after preprocessing. sync_bound_us: what the times' error can't exceed,
+    None where that is not known. drift: who corrected it, and why, by sorting unit.
     """
 
     subject: str
@@ -448,6 +461,7 @@ class ProbeSummary(Document):
     n_good_kilosort: int
     n_good_bombcell: int
     n_spikes: int
+    noise_uv: float | None = None
     reference_clock: str
     sync_rms_us: float
     sync_max_us: float

@@ -152,6 +152,7 @@ class ProbeExport:
     notes: list[str]
     drift: str
     joined: str
+    noise_uv: float | None
 
     @property
     def gap_intervals(self) -> np.ndarray:
@@ -252,7 +253,7 @@ def gather(
     ends = np.array([[block.offset, block.offset + block.n_samples] for block in blocks])
     starts = np.array([block.start for block in blocks])
     gaps = np.column_stack([starts[1:], ends[1:, 0] - ends[:-1, 1]])
-    notes = [_note(unit) for unit in read if not len(unit.table)]
+    notes = [_note(unit) for unit in read if not len(unit.table)] + _preprocessing_notes(preprocess)
     if joined:
         notes.append(joined)
     if len(gaps):
@@ -299,7 +300,27 @@ def gather(
         notes=notes,
         drift=_drift(read),
         joined=joined,
+        noise_uv=_median_noise_uv(preprocess),
     )
+
+
+def _median_noise_uv(preprocess: Preprocess) -> float | None:
+    known = [level.noise_uv for level in preprocess.levels if level.noise_uv is not None]
+    return float(np.median(known)) if known else None
+
+
+def _preprocessing_notes(preprocess: Preprocess) -> list[str]:
+    """Where a shank, or the probe, was preprocessed otherwise than was asked for.
+
+    A shank that is a unit and has no channels is told by what its sorting said.
+    """
+    notes = []
+    for step in preprocess.steps:
+        empty = step.get("n_channels") == 0 and f"shank{step['shank']}" in preprocess.units
+        if "note" in step and not empty:
+            where = f" of shank {step['shank']}" if "shank" in step else ""
+            notes.append(f"{step['step']}{where}: {step['note']}")
+    return notes
 
 
 def _drift(units: list[_Unit]) -> str:
@@ -380,6 +401,7 @@ def summarise(export: ProbeExport) -> ProbeSummary:
         n_good_kilosort=int((export.clusters["kilosort_label"] == "good").sum()),
         n_good_bombcell=int((export.clusters["bombcell_label"] == "good").sum()),
         n_spikes=int(export.spike_samples.size),
+        noise_uv=export.noise_uv,
         reference_clock=export.clock.reference,
         sync_rms_us=export.clock.rms_us,
         sync_max_us=export.clock.max_us,

@@ -30,6 +30,7 @@ from powerpixels.kernels import (
     interpolate,
     quantise,
 )
+from powerpixels.levels import ChunkLevels, chunk_levels
 from powerpixels.medians import local_neighbours, median_program, subtract_medians
 from powerpixels.rawdata import StreamReader
 from powerpixels.spectra import Notches
@@ -155,7 +156,7 @@ def _read(
 
 
 class Written(NamedTuple):
-    """What became of a chunk: its samples, values beyond the range, muted intervals.
+    """What became of a chunk: its samples, values beyond the range, muted intervals, levels in each file.
 
     muted: int64 (intervals, 2), samples of the output, cut off at the chunk's ends.
     """
@@ -163,6 +164,7 @@ class Written(NamedTuple):
     n_samples: int
     n_clipped: int
     muted: np.ndarray
+    levels: list[ChunkLevels]
 
 
 class FastPass:
@@ -252,14 +254,16 @@ class FastPass:
         """One chunk from the raw file to every unit's."""
         k, start, stop = item
         traces, muted = self._traces(k, start, stop)
-        n_clipped = 0
+        n_clipped, levels = 0, []
+        first, n_total = int(self._firsts[k]) + start, int(self._firsts[-1])
         for rows, path in self._targets:
             counts = self._array("counts", np.int16, (stop - start, rows.stop - rows.start))
             n_clipped += quantise(traces[rows], self._gain_uv, counts)
+            levels.append(chunk_levels(counts, first, n_total))
             with open(path, "r+b") as file:
-                file.seek((int(self._firsts[k]) + start) * counts.shape[1] * counts.itemsize)
+                file.seek(first * counts.shape[1] * counts.itemsize)
                 file.write(counts)
-        return Written(stop - start, n_clipped, int(self._firsts[k]) + start + muted)
+        return Written(stop - start, n_clipped, first + muted, levels)
 
     def _traces(self, k: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """µV of a chunk of the k-th block after all steps: (channels of all units, samples) float32.

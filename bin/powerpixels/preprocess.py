@@ -41,12 +41,14 @@ from powerpixels.documents import (
     Block,
     Channel,
     ChannelLabel,
+    ChannelLevel,
     JoinedProbe,
     Part,
     Preprocess,
     PreprocessedUnit,
 )
 from powerpixels.kernels import INT16_MAX, NOTCH_MARGIN_MS, sections
+from powerpixels.levels import Levels
 from powerpixels.raw_ap import SideBySide, load_raw_ap
 from powerpixels.rawdata import StreamReader
 from powerpixels.spectra import (
@@ -263,12 +265,31 @@ def preprocess_probe(
             )
             for channel in channels
         ],
+        levels=_channel_levels(units, progress.levels, gain_uv),
         steps=steps,
         units=list(members),
         source=joined,
     )
     result.save(out / "preprocess.json")
     return result
+
+
+def _channel_levels(units: dict[str, list[ShankPlan]], levels: Levels, gain_uv: float) -> list[ChannelLevel]:
+    """Levels of the channels of all units' files. Nothing is said of a channel where nothing was written."""
+    written = [channel for plans in units.values() for plan in plans for channel in plan.channels]
+    found = [
+        ChannelLevel(
+            raw_column=channel.raw_column,
+            contact_id=channel.contact_id,
+            rms_uv=round(float(rms), 4),
+            noise_uv=None if np.isnan(noise) else round(float(noise), 4),
+        )
+        for channel, rms, noise in zip(written, *levels.of_channels(gain_uv), strict=False)
+    ]
+    known = [level.noise_uv for level in found if level.noise_uv is not None]
+    if known:
+        log.info("noise after preprocessing: %.1f µV in the median channel", np.median(known))
+    return found
 
 
 def _filtered(raw: BaseRecording, settings: Settings, notches: Sequence[Notch]) -> BaseRecording:
@@ -866,7 +887,7 @@ def _write_units(
 class _Progress:
     """Adds up what was written; says so in the log at every tenth of the recording.
 
-    n_clipped: values; muted: intervals of each chunk, samples of the output.
+    n_clipped: values; muted: intervals of each chunk, samples of the output; levels: of all channels.
     """
 
     def __init__(self, n_samples: int, sampling_rate_hz: float):
@@ -874,6 +895,7 @@ class _Progress:
         self.sampling_rate_hz = sampling_rate_hz
         self.n_clipped = 0
         self.muted: list[np.ndarray] = []
+        self.levels = Levels()
         self._done = 0
         self._said = 0
 
@@ -881,6 +903,7 @@ class _Progress:
         self._done += written.n_samples
         self.n_clipped += written.n_clipped
         self.muted.append(written.muted)
+        self.levels.add(written.n_samples, written.levels)
         tenth = 10 * self._done // self.n_samples
         if tenth > self._said:
             self._said = tenth
@@ -908,10 +931,11 @@ def _open_targets(
 
 def _write_chunk(segment: int, start: int, end: int, context: dict) -> Written:
     from powerpixels.fast_pass import Written
+    from powerpixels.levels import chunk_levels
 
-    n_clipped = 0
+    n_clipped, levels = 0, []
     gain, muted = mute_gain(context["muting"], context["raw"], segment, start, end)
-    first = int(context["firsts"][segment]) + start
+    first, n_total = int(context["firsts"][segment]) + start, int(context["firsts"][-1])
     for file, n_columns, recordings in context["targets"]:
         counts = np.empty((end - start, n_columns), dtype="<i2")
         column = 0
@@ -924,7 +948,8 @@ def _write_chunk(segment: int, start: int, end: int, context: dict) -> Written:
         file.seek(first * n_columns * 2)
         file.write(counts)
         file.flush()
-    return Written(end - start, n_clipped, first + muted)
+        levels.append(chunk_levels(counts, first, n_total))
+    return Written(end - start, n_clipped, first + muted, levels)
 
 
 def mute_gain(

@@ -165,17 +165,19 @@ def decide(described: ProbeDocument, raw_dir: Path, at_s: float | None) -> tuple
     return document.model_copy(update={"source": whole}), words
 
 
-def collect(document: Preprocess, raw_dirs: Sequence[Path], at_s: float | None, decided_on: str = "") -> Walk:
+def collect(
+    document: Preprocess, raw_dirs: Path | Sequence[Path], at_s: float | None, decided_on: str = ""
+) -> Walk:
     """The traces of TRACES_S around a moment after each step of a record with a source, and their spectra.
 
-    raw_dirs: one folder for each of its sessions. at_s: seconds of recorded samples; None: the middle of the
-    longest stretch without a gap. What is shown lies in one such stretch. Raises ``DataError`` where the
-    raw files don't fit the record, or it has no such moment.
+    raw_dirs: one folder for each of its sessions, or one that holds the files of all. at_s: seconds of
+    recorded samples; None: the middle of the longest stretch without a gap. What is shown lies in one such
+    stretch. Raises ``DataError`` where the raw files don't fit the record, or it has no such moment.
     """
     from powerpixels.rebuild import rebuild
 
     source = document.source
-    if len(raw_dirs) != len(source.recordings):
+    if not isinstance(raw_dirs, Path) and len(raw_dirs) != len(source.recordings):
         raise DataError(
             f"{', '.join(map(str, raw_dirs))}: expected {len(source.recordings)} raw folders, one for each "
             f"of the sessions that were sorted as one, found {len(raw_dirs)}"

@@ -26,7 +26,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     run = launcher.run(*arguments, profile="test")
     assert run.status == 0, run.output
     assert Counter(row["stage"] for row in run.tasks("COMPLETED")) == {
-        "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "RAW_QC": 3, "PREPROCESS": 3,
+        "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "RAW_QC": 3, "PREPROCESS": 3, "VISUALIZE": 3,
         "DRIFT": 12, "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1,
     }  # fmt: skip
     assert "SORT m1/2026-03-02_003/probe01/shank3" in run.keys("COMPLETED")
@@ -37,6 +37,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
             f"m1/{session}/qc/{probe}/preprocess.json",
             f"m1/{session}/qc/{probe}/sync.json",
             f"m1/{session}/qc/{probe}/levels.png",
+            f"m1/{session}/qc/{probe}/preprocessing/index.html",
             f"m1/{session}/qc/{probe}/drift/shank3/drift.png",
             f"m1/{session}/alf/{probe}/_iblqc_ephysTimeRmsAP.rms.npy",
             f"m1/{session}/qc/{probe}/summary.json",
@@ -57,7 +58,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     again = launcher.run(*arguments, "-resume", profile="test")
     assert again.status == 0
     assert again.keys("COMPLETED") == []
-    assert len(again.keys("CACHED")) == 70
+    assert len(again.keys("CACHED")) == 73
 
 
 def test_sessions_sorted_together(launcher, tmp_path):
