@@ -6,6 +6,8 @@ What depends on how traces are computed is tested with both engines; test_fast_p
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import scipy.signal
 import spikeinterface.preprocessing as spre
 import zarr
+from powerpixels import preprocess
 from powerpixels.documents import (
     Channel,
     JoinedProbe,
@@ -252,6 +255,21 @@ def test_levels_are_those_of_what_was_written(local):
 def test_jobs_do_not_change_the_output(raw, engine, local, tmp_path):
     preprocess_probe(*raw, tmp_path, Settings(engine=engine), jobs=1)
     for file in ("shank1/traces.bin", "shank2/traces.bin", "preprocess.json", "shank2/recording.json"):
+        assert (tmp_path / file).read_bytes() == (local / file).read_bytes(), file
+
+
+def test_killed_and_repeated_in_the_same_folder(raw, engine, local, tmp_path, monkeypatch):
+    """SIGKILL when the first chunk is written; what lies there then changes nothing."""
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(preprocess._Progress, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        preprocess_probe(*raw, tmp_path, Settings(engine=engine), jobs=1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert (tmp_path / "shank1/traces.bin").exists()
+    assert not (tmp_path / "preprocess.json").exists()
+    preprocess_probe(*raw, tmp_path, Settings(engine=engine), jobs=1)
+    for file in ("shank1/traces.bin", "shank2/traces.bin", "preprocess.json", "muted.npy"):
         assert (tmp_path / file).read_bytes() == (local / file).read_bytes(), file
 
 
