@@ -10,6 +10,8 @@ endif
 PYTHONPATH :=
 export UV
 export PYTHONPATH
+# Where this is set every process compiles anew all that it imports: 5 to 10 seconds of each task.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup engines demo test lint lock clean images test-cluster
