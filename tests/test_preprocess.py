@@ -237,7 +237,7 @@ def test_written_counts_are_the_lazy_chain(raw, engine, local, tmp_path, referen
 
 
 def test_levels_are_those_of_what_was_written(local):
-    """RMS of every sample; the noise level within 5 % of SpikeInterface's, which looks at other chunks."""
+    """RMS of every sample; the noise level within 8 % of SpikeInterface's, which looks at other chunks."""
     levels = Preprocess.load(local / "preprocess.json").levels
     by_column = {level.raw_column: level for level in levels}
     assert len(by_column) == len(levels) == 2 * PER_SHANK - 1 - len(OUT)
@@ -249,7 +249,7 @@ def test_levels_are_those_of_what_was_written(local):
         rms = np.sqrt(np.mean(recording.get_traces(return_in_uV=True).astype(float) ** 2, axis=0))
         assert [level.rms_uv for level in own] == pytest.approx(rms, rel=1e-4, abs=1e-4)
         noise = get_noise_levels(recording, return_in_uV=True, force_recompute=True)
-        assert [level.noise_uv for level in own] == pytest.approx(noise, rel=0.05)
+        assert [level.noise_uv for level in own] == pytest.approx(noise, rel=0.08)
 
 
 def test_jobs_do_not_change_the_output(raw, engine, local, tmp_path):
