@@ -182,11 +182,12 @@ def test_a_cpu_sorter_finds_known_spikes(unit24, tmp_path):
     """Others are in benchmarks/sorters.py: each compiles for half a minute."""
     folder, truth = unit24
     sorter = "spykingcircus2"
-    document = sort_unit(folder, tmp_path / "out", sorter=sorter, device="cuda", jobs=1)
+    document = sort_unit(folder, tmp_path / "out", sorter=sorter, device="cuda", jobs=1, drift="sorter")
     samples = np.load(tmp_path / "out" / "spike_samples.npy")
     unit_ids = np.load(tmp_path / "out" / "spike_unit_ids.npy")
     assert (document.status, document.sorter) == ("sorted", sorter)
-    assert document.drift.policy == "auto" and "fewer than 65" in document.drift.reason
+    assert document.drift.policy == "sorter"
+    assert "is on, but spykingcircus2 does not correct drift on 24 channels" in document.drift.reason
     assert document.parameters["apply_motion_correction"] is False
     for true_unit in truth.unit_ids:
         train = truth.get_unit_spike_train(true_unit)
