@@ -182,11 +182,12 @@ def test_two_shanks_as_one_unit(tmp_path):
     neurons = {unit.unit: unit for unit in truth.probe("probe01").units if unit.well_isolated}
     trains = {unit: spikes["sample"][spikes["unit"] == unit] for unit in neurons}
     scores = score_sorting(trains, found, 30_000.0)
-    assert len(scores) == 4 and scores[["recall", "precision"]].min(axis=None) > FLOOR
+    # Measured: 1.00 and 0.91 at the least; the pipeline's own test has the same floor.
+    assert len(scores) == 4 and scores[["recall", "precision"]].min(axis=None) > 0.9
     # A neuron's template is largest on its own shank, and nobody else has its spikes.
     sizes = np.ptp(np.load(results / "templates.npy"), axis=1)
     for neuron, row in scores.iterrows():
-        own = sizes[row.matched_unit].reshape(-1)
+        own = sizes[int(row.matched_unit)]
         assert shanks[own.argmax()] == neurons[neuron].shank
         assert own[shanks != neurons[neuron].shank].max() < 0.1 * own.max()
         for other in set(found) - {row.matched_unit}:
