@@ -69,13 +69,14 @@ containers/requirements-%.txt: requirements.lock pyproject.toml containers/witho
 	"$(UV)" pip compile -q --python-version $(IMAGE_PYTHON) --constraints requirements.lock --generate-hashes \
 	    --no-annotate --no-header $(IMAGE_DROPS_$*) -o $@ pyproject.toml
 
-# Debian's Python in the image must be the version that the packages are for.
+# Debian's Python in the image must be the version that the packages are for. gzip is read wherever images are; its
+# level 3 takes a sixth of the time of mksquashfs's own 9, for 8% more bytes (scipy and numpy).
 containers/powerpixels-%.sif: containers/requirements-%.txt containers/powerpixels.def | $(NEED_UV)
 	rm -rf containers/site-$*
 	"$(UV)" pip install -q --target containers/site-$* --python "$(PYTHON)" --python-version $(IMAGE_PYTHON) \
 	    --python-platform x86_64-manylinux_2_36 --only-binary :all: --no-deps --require-hashes -r $<
-	apptainer build --fakeroot --force --build-arg SITE_PACKAGES=containers/site-$* $(IMAGE_FLAGS) \
-	    $@.partial containers/powerpixels.def
+	APPTAINER_MKSQUASHFS_ARGS="-comp gzip -Xcompression-level 3" apptainer build --fakeroot --force \
+	    --build-arg SITE_PACKAGES=containers/site-$* $(IMAGE_FLAGS) $@.partial containers/powerpixels.def
 	rm -rf containers/site-$*
 	mv $@.partial $@
 	cd containers && sha256sum $(@F) > $(@F).sha256

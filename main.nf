@@ -14,6 +14,10 @@ workflow {
     if (opts.scratch && !nextflow.version.matches('>=25.04.0')) {
         error("--scratch needs Nextflow 25.04 or newer, this is ${nextflow.version}: older ones take a task for done whose results could not be copied back whole")
     }
+    // A container can only bind a folder that is there.
+    if (opts.checkpoint_dir) {
+        file(opts.checkpoint_dir).mkdirs()
+    }
     // [ [subject: 'mouse01', session: '2026-03-01_001'], /data/mouse01/run1_g0, [], 'd41d8c…' ]
     sessions = channel.fromList(readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json")))
 

@@ -131,6 +131,30 @@ def test_analyzer_opens_alone(analyzed, tmp_path):
         assert np.array_equal(analyzer.sorting.get_unit_spike_train(unit), train)
 
 
+def test_any_sorters_units_open_in_phy(analyzed, tmp_path):
+    """docs/sorting.md: SpikeInterface's export of the published analyzer, without traces."""
+    from phylib.io.model import load_model
+    from spikeinterface.exporters import export_to_phy
+
+    folder, trains = analyzed
+    analyzer = si.load_sorting_analyzer(folder / "analysis" / "analyzer.zarr", read_only=True)
+    export_to_phy(
+        analyzer,
+        tmp_path / "phy",
+        copy_binary=False,
+        compute_pc_features=False,
+        use_relative_path=True,
+        verbose=False,
+    )
+    model = load_model(tmp_path / "phy" / "params.py")
+    assert (model.n_channels, model.n_templates) == (12, len(trains))
+    # Phy counts the units; their ids are in a column beside.
+    ids = np.array([int(model.metadata["si_unit_id"][cluster]) for cluster in range(len(trains))])
+    spikes = analyzer.sorting.to_spike_vector()
+    assert np.array_equal(model.spike_samples, spikes["sample_index"])
+    assert np.array_equal(ids[model.spike_clusters], np.array(analyzer.unit_ids)[spikes["unit_index"]])
+
+
 def test_analysis_holds_no_path(analyzed):
     folder, _ = analyzed
     text = str(folder).encode()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from powerpixels.cli import main
 from powerpixels.sorters import (
     check_sorter,
+    drift_left_out,
     effective_parameters,
     known_sorters,
     parameter_file,
@@ -60,6 +62,41 @@ def test_drift_correction_follows_the_policy(sorter, name, on, off):
 def test_a_sorter_without_drift_correction_says_so():
     assert "no drift correction of its own" in effective_parameters("simple", True, {}, 1).drift_note
     assert effective_parameters("simple", False, {}, 1).drift_note == ""
+
+
+@pytest.mark.parametrize(
+    ("sorter", "switch"), [("kilosort4", "do_correction"), ("tridesclous2", "apply_preprocessing")]
+)
+def test_a_switch_that_turns_drift_correction_off_is_in_the_record(sorter, switch):
+    parameters, note = effective_parameters(sorter, True, {switch: False}, 1)
+    assert parameters["nblocks" if sorter == "kilosort4" else "apply_motion_correction"] in (0, False)
+    assert note == f"the parameter file overrules it: {switch} False"
+    assert effective_parameters(sorter, False, {switch: False}, 1).drift_note == ""
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "n_shanks", "reason"),
+    [
+        (24, 1, "spykingcircus2 does not correct drift on 24 channels that lie 32 µm across: none is done"),
+        (40, 2, "spykingcircus2 does not correct drift on 80 channels that lie 282 µm across: none is done"),
+        (40, 1, ""),
+    ],
+)
+def test_what_spykingcircus2_leaves_out(n_channels, n_shanks, reason):
+    from probeinterface import Probe
+    from simulated_unit import neuropixels_columns
+    from spikeinterface.core import NumpyRecording
+
+    shanks = [neuropixels_columns(n_channels) + [250.0 * shank, 0.0] for shank in range(n_shanks)]
+    probe = Probe(ndim=2, si_units="um")
+    probe.set_contacts(np.concatenate(shanks), shapes="circle", shape_params={"radius": 6})
+    probe.set_device_channel_indices(np.arange(n_channels * n_shanks))
+    recording = NumpyRecording([np.zeros((9, n_channels * n_shanks), "int16")], 30000.0)
+    recording.set_probe(probe)
+    parameters, _ = effective_parameters("spykingcircus2", True, {}, 1)
+    assert drift_left_out("spykingcircus2", parameters, recording) == reason
+    assert drift_left_out("spykingcircus2", {"apply_motion_correction": False}, recording) == ""
+    assert drift_left_out("tridesclous2", {"apply_motion_correction": True}, recording) == ""
 
 
 def test_members_of_a_dict_are_replaced_one_by_one():

@@ -21,6 +21,7 @@ import numpy as np
 from powerpixels import sorters
 from powerpixels.documents import DriftChoice, PreprocessedUnit, SortingDocument
 from powerpixels.drift import sorter_policy
+from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError, GpuMemoryError, TemporaryError
 
 log = logging.getLogger("powerpixels")
@@ -119,7 +120,9 @@ def sort_unit(
             parameters=effective,
             unit_ids=[int(unit_id) for unit_id in np.unique(unit_ids)],
             sorter_labels=labels,
-            drift=DriftChoice(policy=drift, reason="; ".join(part for part in (policy.reason, note) if part)),
+            drift=DriftChoice(
+                policy=drift, reason=", but ".join(part for part in (policy.reason, note) if part)
+            ),
             lowered_for_memory=lowered,
         )
         document.save(out / "sorting.json")
@@ -144,6 +147,10 @@ def sort_unit(
     if sorter == "kilosort4":
         effective["torch_device"] = device
     _limit_threads(jobs)
+    left_out = sorters.drift_left_out(sorter, effective, load_preprocessed(unit_folder))
+    if left_out:
+        effective["apply_motion_correction"] = False
+        note = left_out
     log.info("%s %s on %d channels, drift: %s", sorter, _version(sorter), len(unit.channels), policy.reason)
     if note:
         log.warning("drift: %s", note)
@@ -277,8 +284,6 @@ def _run_sorter(
 ):
     """The sorter's SpikeInterface sorting; its files are in work/sorter_output."""
     from spikeinterface.sorters.utils import SpikeSortingError
-
-    from powerpixels.recordings import load_preprocessed
 
     recording = load_preprocessed(unit_folder)
     # Otherwise SpikeInterface would write the whole recording anew.

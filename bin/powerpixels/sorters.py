@@ -74,6 +74,13 @@ _DRIFT: dict[str, tuple[str, Any, Any]] = {
     "tridesclous2": ("apply_motion_correction", True, False),
 }
 
+# A switch without which that correction is left out, whatever the parameter above says.
+_DRIFT_NEEDS = {
+    "kilosort4": "do_correction",
+    "lupin": "apply_preprocessing",
+    "tridesclous2": "apply_preprocessing",
+}
+
 # Dicts whose keys SpikeInterface hands on to functions that know more of them than it lists.
 _OPEN_ENDED = ("kwargs", "general", "detection", "matching", "whitening", "motion_correction", "merging")
 
@@ -181,8 +188,12 @@ def effective_parameters(sorter: str, correct_drift: bool, overrides: dict[str, 
     if sorter in _DRIFT:
         name, on, off = _DRIFT[sorter]
         chosen[name] = on if correct_drift else off
+        needs = _DRIFT_NEEDS.get(sorter)
         if name in overrides and overrides[name] != chosen[name]:
             note = f"the parameter file overrules it: {name} {overrides[name]}"
+        elif correct_drift and overrides.get(needs) is False:
+            chosen[name] = off
+            note = f"the parameter file overrules it: {needs} False"
         # The correction reads each sample's neighbours at every pass: worth one copy in the task's folder.
         if sorter in ("lupin", "tridesclous2") and overrides.get(name, chosen[name]):
             chosen["cache_preprocessing_mode"] = "folder"
@@ -193,6 +204,24 @@ def effective_parameters(sorter: str, correct_drift: bool, overrides: dict[str, 
     for name, value in overrides.items():
         parameters[name] = _merged(parameters[name], _plain(value))
     return Effective(parameters, note)
+
+
+def drift_left_out(sorter: str, parameters: dict[str, Any], recording) -> str:
+    """Why a sorter leaves out the drift correction that its parameters ask for; "" where it does not.
+
+    recording: SpikeInterface's, with the contacts' places. SpykingCircus 2 passes over it, and says so on its
+    console alone, on few channels and on contacts that lie wide across, as those of several shanks do.
+    """
+    if sorter != "spykingcircus2" or not parameters["apply_motion_correction"]:
+        return ""
+    from spikeinterface.sortingcomponents.tools import check_probe_for_drift_correction
+
+    if check_probe_for_drift_correction(recording):
+        return ""
+    across = recording.get_channel_locations()[:, 0]
+    width_um = across.max() - across.min()
+    place = f"{len(across)} channels that lie {width_um:.0f} µm across"
+    return f"{sorter} does not correct drift on {place}: none is done"
 
 
 def _merged(default: Any, value: Any) -> Any:

@@ -205,8 +205,9 @@ def test_sorters_of_rows_and_a_gpu_whose_memory_was_short(tmp_path, engine):
     assert asked[one, "shank0"] == "--gres=gpu:1 --constraint=big"
     assert asked[one, "shank1"] == asked[one, "shank2"] == "--gres=gpu:1"
     assert asked[two, "shank0"] is None
-    again = cluster.run("-c", site, "-resume", "--checkpoint_dir", tmp_path)
+    again = cluster.run("-c", site, "-resume", "--checkpoint_dir", tmp_path / "made" / "by main.nf")
     assert again.keys("COMPLETED") == []
+    assert (tmp_path / "made" / "by main.nf").is_dir()
 
 
 def test_no_gpu_asked_for_on_the_cpu(tmp_path):

@@ -116,6 +116,10 @@ def test_a_site_file_adds_to_its_profile(site):
         # The label's selector here and in the profile: neither the image nor --nv may get lost.
         assert "'withLabel:process_gpu'.container " in text.replace("process.", "")
         assert "containerOptions" in text
+        # The image that has torch.
+        (drift,) = [line for line in text.splitlines() if "withName:DRIFT" in line]
+        assert "powerpixels-gpu.sif" in drift
+    assert ("params.checkpoint_dir = '" in text) == ("preemptible" in site)
 
 
 def test_an_institutional_profile_is_read(tmp_path):
