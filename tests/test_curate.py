@@ -268,6 +268,12 @@ def test_one_loads_the_revision_and_on_request_the_automatic(curated):
         clusters = one.load_object(session, "clusters", collection="alf/probe00", revision=revision)
         assert np.array_equal(spikes["times"], expected.spikes["times"])
         assert len(clusters["channels"]) == len(clusters["metrics"]) == len(expected.clusters["cluster_id"])
+        typed = one.load_object(session, "clusters", collection="alf/probe00/tables", revision=revision)
+        for name in ("sorter_unit_id", "snr", "bombcell_label", "label"):
+            values = typed["metrics"][name].to_numpy()
+            np.testing.assert_array_equal(values, clusters["metrics"][name].to_numpy())
+        assert typed["metrics"]["sorter_unit_id"].dtype == np.int64
+    assert typed["metrics"].columns.tolist() == clusters["metrics"].columns.tolist()
 
 
 def test_applied_twice_is_once_and_another_curation_is_another_revision(curated, tmp_path):

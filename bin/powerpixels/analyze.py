@@ -197,7 +197,7 @@ def extension_parameters(seed: int, pca_metrics: bool = False) -> dict[str, dict
         "noise_levels": {"random_slices_kwargs": {"seed": seed}},
         "waveforms": {"ms_before": 1.0, "ms_after": 2.0},
         "templates": {"operators": ["average", "std"], "ms_before": 1.0, "ms_after": 2.0},
-        # Its fast mode, of many units, counts in threads that get in each other's way: not the same each time.
+        # Its fast mode, of many units, counts in threads that get in each other's way.
         "correlograms": {"window_ms": 100.0, "bin_ms": 1.0, "fast_mode": "off"},
         "unit_locations": {"method": "monopolar_triangulation"},
         "spike_amplitudes": {},
