@@ -41,6 +41,7 @@ process ANALYZE {
     mkdir analysis ${meta.unit}.zarr
     touch ${meta.unit}.zarr/.zgroup
     echo '{}' > analysis/analysis.json
+    echo '{}' > suggestions.json
     echo '{}' > versions.json
     """
 }
