@@ -9,9 +9,7 @@ environment includes the compiling of numba's functions: it is made once more be
 grows with the duration is the difference between durations; what follows from it for 100 units and an hour is
 printed, linear in units and duration.
 
-Measured on 2 cores that other work kept busy (48 channels, 10 units, 20 and 60 s, one job): ANALYZE 36.8 and
-39.6 s of processor time, 0.64 and 0.76 GB, so 2500 s for 100 units and an hour, from very short recordings;
-LABEL 9.7 and 8.2 s, nearly all of it the start of Python and the libraries, 0.33 GB.
+What was measured is in results/label.md.
 """
 
 from __future__ import annotations

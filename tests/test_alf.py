@@ -49,7 +49,7 @@ def channels(folder):
 
 
 def test_names_are_alf_and_one_loads_them(folder, caplog):
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
     assert len(names) == 24
     assert [name for name in names if not spec.is_valid(name)] == []
     with caplog.at_level(logging.WARNING):
@@ -57,6 +57,20 @@ def test_names_are_alf_and_one_loads_them(folder, caplog):
         assert load_object(folder, "clusters").check_dimensions == 0
         assert load_object(folder, "channels").check_dimensions == 0
     assert [r.getMessage() for r in caplog.records if "Inconsistent" in r.getMessage()] == []
+
+
+def test_the_typed_table_is_the_csv(made, folder, clusters):
+    """In a collection of its own, so that the folder still loads; its text columns are text."""
+    (path,) = (folder / "tables").iterdir()
+    assert path.name == "clusters.metrics.pqt" and spec.is_valid(path.name)
+    typed = load_object(folder / "tables", "clusters")["metrics"]
+    read = pd.read_csv(folder / "clusters.metrics.csv", float_precision="round_trip")
+    pd.testing.assert_frame_equal(typed, read, check_exact=True)
+    pd.testing.assert_frame_equal(clusters["metrics"], read)
+    assert typed["ks2_label"].tolist() == [LABELS[unit][0] for unit in UNITS]
+    scores = [OTHER_LABELS[unit][2] for unit in UNITS]
+    assert typed["label"].isna().tolist() == [score is None for score in scores]
+    assert typed["label"].dropna().tolist() == [score for score in scores if score is not None]
 
 
 def built_spikes() -> int:
@@ -206,7 +220,7 @@ def test_labels_and_metrics_are_joined_by_unit(made, clusters):
 def test_same_input_same_bytes(made, folder, tmp_path):
     alf.write_alf(gather(made.document, made.preprocess, CLOCK, made.units[::-1]), tmp_path)
     digests = [
-        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.rglob("*.*")}
         for out in (folder, tmp_path)
     ]
     assert digests[0] == digests[1]
@@ -227,7 +241,7 @@ def test_gaps_lead_from_samples_to_times(made, tmp_path):
     pieces = ((50_000, 10), (60_000, 10 + 50_000 + 45_000), (40_000, 10 + 155_000 + 301))
     document = session_of(made, "2026-03-01_001", *pieces)
     alf.write_alf(gather(document, made.preprocess, CLOCK, made.units), tmp_path)
-    names = [path.name for path in tmp_path.iterdir()]
+    names = [path.name for path in tmp_path.iterdir() if path.is_file()]
     assert len(names) == 27
     assert [name for name in names if not spec.is_valid(name)] == []
     gaps = load_object(tmp_path, "gaps")

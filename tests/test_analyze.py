@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -31,13 +32,18 @@ LABELS = {4: "good", 9: "mua", 30: "good", 77: "mua"}
 
 @pytest.fixture(scope="module")
 def analyzed(tmp_path_factory):
-    """(folder, trains by unit id): four neurons, and unit 77 of two spikes."""
+    """(folder, trains by unit id): four neurons, unit 77 of two spikes and unit 80 of one.
+
+    Unit 2 is below the lowest row but one; folder/depths.npy has the neurons' true depths in the order of IDS.
+    """
     folder = tmp_path_factory.mktemp("analyzed")
     truth = write_ground_truth(
         folder / "shank0", n_channels=12, duration_s=DURATION_S, n_units=4, spacing_um=25.0
     )
     trains = {unit: truth.get_unit_spike_train(true) for unit, true in zip(IDS, truth.unit_ids, strict=True)}
     trains[77] = np.array([30_000, 60_000])
+    trains[80] = np.array([100_000])
+    np.save(folder / "depths.npy", truth.get_property("gt_unit_locations")[:, 1])
     write_sorting(folder / "sorting", trains, LABELS)
     analyze_unit(folder / "shank0", folder / "sorting", folder / "analysis", jobs=2, seed=3)
     return folder, trains
@@ -73,6 +79,31 @@ def test_amplitudes_and_snr_are_in_microvolts(analyzed):
         assert metrics.loc[unit, "snr"] == pytest.approx(-trough / noise[channel], rel=0.15)
 
 
+def test_a_unit_at_the_probes_edge_is_where_it_is(analyzed):
+    """As the neurons within; all have what needs many spikes, and the units of one and two spikes do not."""
+    folder, _ = analyzed
+    analyzer = si.load_sorting_analyzer(folder / "analysis" / "analyzer.zarr", read_only=True)
+    found = dict(
+        zip(analyzer.unit_ids.tolist(), analyzer.get_extension("unit_locations").get_data(), strict=True)
+    )
+    main = dict(
+        zip(analyzer.unit_ids.tolist(), analyzer.get_sorting_property("main_channel_id"), strict=True)
+    )
+    depths = dict(zip(IDS, np.load(folder / "depths.npy"), strict=True))
+    assert depths[2] == min(depths.values()) < 7.5 and main[2] in analyzer.channel_ids[:4]
+    for unit, depth in depths.items():
+        assert found[unit][1] == pytest.approx(depth, abs=8)
+    metrics = _metrics(folder)
+    assert metrics.loc[IDS, ["snr", "amplitude_median", "amplitude_cutoff"]].notna().all(axis=None)
+    assert metrics.loc[[77, 80], "amplitude_cutoff"].isna().all()
+    # Of one spike: the trace itself.
+    counts = np.fromfile(folder / "shank0" / "traces.bin", "<i2").reshape(-1, 12)
+    column = analyzer.channel_ids.tolist().index(main[80])
+    around = counts[100_000 - 30 : 100_000 + 60, column] * GAIN_UV
+    template = analyzer.get_extension("templates").get_data()[analyzer.unit_ids.tolist().index(80)]
+    assert template[:, column] == pytest.approx(around, abs=1e-3)
+
+
 def test_every_metric_has_its_column(analyzed):
     folder, _ = analyzed
     columns = set(_metrics(folder).columns)
@@ -105,6 +136,26 @@ def test_units_that_may_be_one_are_suggested(analyzed):
     assert analyzer.unit_ids.tolist() == list(given), "nothing is done about them"
 
 
+def test_similarity_of_templates(analyzed):
+    """Less the l1 distance over the union of two units' channels, the nearest of the lags."""
+    folder, _ = analyzed
+    analyzer = si.load_sorting_analyzer(folder / "analysis" / "analyzer.zarr", read_only=True)
+    templates, mask = analyzer.get_extension("templates").get_data(), analyzer.sparsity.mask
+    similarity = analyzer.get_extension("template_similarity")
+    lags = int(similarity.params["max_lag_ms"] * RATE / 1000)
+    n, compared = templates.shape[1], 0
+    for i, j in combinations(range(len(templates)), 2):
+        if not (mask[i] & mask[j]).any():
+            continue
+        both = mask[i] | mask[j]
+        first = templates[i, lags : n - lags, both]
+        others = [templates[j, lags - lag : n - lags - lag, both] for lag in range(lags + 1)]
+        distances = [np.abs(first - o).sum() / (np.abs(first).sum() + np.abs(o).sum()) for o in others]
+        assert similarity.get_data()[i, j] == pytest.approx(1 - min(distances), abs=1e-5)
+        compared += 1
+    assert compared >= 5 and lags == 3
+
+
 def test_pca_metrics_are_those_of_unitrefines_full_models():
     """Their metrics' names, as SpikeInterface calls them now."""
     parameters = extension_parameters(3, pca_metrics=True)
@@ -122,7 +173,7 @@ def test_analyzer_opens_alone(analyzed, tmp_path):
     assert analyzer.unit_ids.tolist() == sorted(trains)
     assert analyzer.return_in_uV
     labels = analyzer.get_sorting_property("sorter_label")
-    assert dict(zip(analyzer.unit_ids.tolist(), labels, strict=True)) == {**LABELS, 2: ""}
+    assert dict(zip(analyzer.unit_ids.tolist(), labels, strict=True)) == {**LABELS, 2: "", 80: ""}
     assert analyzer.get_extension("templates").get_templates(operator="std").shape[0] == len(trains)
     properties = analyzer.rec_attributes["properties"]
     assert list(properties["raw_column"]) == [2 * index + 5 for index in range(12)]
@@ -168,7 +219,7 @@ def test_analysis_holds_no_path(analyzed):
 def test_document(analyzed):
     folder, _ = analyzed
     document = AnalysisDocument.load(folder / "analysis" / "analysis.json")
-    assert (document.status, document.n_units, document.unit) == ("analyzed", 5, "shank0")
+    assert (document.status, document.n_units, document.unit) == ("analyzed", 6, "shank0")
     assert document.extensions["random_spikes"]["seed"] == document.seed == 3
 
 

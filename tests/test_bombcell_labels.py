@@ -207,6 +207,40 @@ def test_drift_needs_the_sorters_components(simulated, measured, tmp_path):
         measure(folder / "shank0", folder / "sorting", measured[0], tmp_path, {"computeDrift": True})
 
 
+def test_simulated_drift_is_measured_and_labelled(simulated, measured, tmp_path):
+    """The sorter's components of unit 4 wander from 10 to 35 µm along the shank, those of the others stay."""
+    folder, trains, _ = simulated
+    analyzer = measured[0]
+    output = tmp_path / "sorting" / "sorter_output"
+    write_sorting(tmp_path / "sorting", trains, {})
+    output.mkdir()
+    ids = bombcell_labels.phy_folder(analyzer, output)
+    depth = neuropixels_columns(N_CHANNELS)[:, 1]
+    of_spike = ids[np.load(output / "spike_clusters.npy")]
+    templates = np.zeros((81, 61, N_CHANNELS), np.float32)
+    templates[ids] = np.load(output / "templates.npy")
+    for name, values in {
+        "templates": templates,
+        "spike_clusters": of_spike,
+        "spike_templates": of_spike,
+    }.items():
+        np.save(output / f"{name}.npy", values)
+    at_um = np.where(of_spike == 4, 10 + 25 * np.load(output / "spike_times.npy") / (RATE * SECONDS), 20.0)
+    components = np.zeros((len(of_spike), 3, N_CHANNELS), np.float32)
+    components[:, 0] = np.exp(-(((depth - at_um[:, None]) / 15) ** 2))
+    np.save(output / "pc_features.npy", components)
+    np.save(output / "pc_feature_ind.npy", np.tile(np.arange(N_CHANNELS), (len(templates), 1)))
+    asked = {**SHORT, "computeDrift": True, "driftBinSize": 5}
+    document = measure(folder / "shank0", tmp_path / "sorting", None, tmp_path, asked)
+    metrics = pd.read_csv(tmp_path / "bombcell.csv", index_col="unit_id")
+    # Between the medians of the first and the last of seven whole bins.
+    assert metrics["maxDriftEstimate"][4] == pytest.approx(25 * 30 / SECONDS, rel=0.15)
+    assert metrics["maxDriftEstimate"][51] < 0.1
+    labels = [classify(metrics, document, {**asked, "maxDrift": limit})[0] for limit in (100, 10)]
+    assert [words[4] for words in labels] == ["good", "mua"]
+    assert [words[51] for words in labels] == ["non_soma", "non_soma"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

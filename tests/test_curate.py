@@ -268,6 +268,12 @@ def test_one_loads_the_revision_and_on_request_the_automatic(curated):
         clusters = one.load_object(session, "clusters", collection="alf/probe00", revision=revision)
         assert np.array_equal(spikes["times"], expected.spikes["times"])
         assert len(clusters["channels"]) == len(clusters["metrics"]) == len(expected.clusters["cluster_id"])
+        typed = one.load_object(session, "clusters", collection="alf/probe00/tables", revision=revision)
+        for name in ("sorter_unit_id", "snr", "bombcell_label", "label"):
+            values = typed["metrics"][name].to_numpy()
+            np.testing.assert_array_equal(values, clusters["metrics"][name].to_numpy())
+        assert typed["metrics"]["sorter_unit_id"].dtype == np.int64
+    assert typed["metrics"].columns.tolist() == clusters["metrics"].columns.tolist()
 
 
 def test_applied_twice_is_once_and_another_curation_is_another_revision(curated, tmp_path):
@@ -410,3 +416,61 @@ def test_a_browser_shows_the_units_and_saves(curated, tmp_path):
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.mark.timeout(600)
+def test_the_desktop_window_shows_the_units_and_saves(curated, tmp_path):
+    """Qt draws into memory. Without a button's press nothing is kept; "Save curation" keeps what was there."""
+    pytest.importorskip("spikeinterface_gui", reason="the GUI is not installed")
+    pytest.importorskip("PyQt5", reason="no Qt")
+    session = tmp_path / "a session"
+    shutil.copytree(curated[0], session)
+    analyzer = si.load_sorting_analyzer(session / "analyzers" / "probe00" / "shank0.zarr", read_only=False)
+    analyzer.compute({"template_similarity": {"method": "cosine"}})
+    file = session / "curation" / "probe00" / "shank0.json"
+    content = json.loads(file.read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", PRESS_SAVE, "curate", str(session), "--probe", "probe00", "--shank", "0", "--desktop"],
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen", "XDG_CONFIG_HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout.splitlines()[-1])
+    assert {"bombcell", "kilosort", "consensus"} <= set(shown["columns"])
+    assert shown["title"] == "SpikeInterface GUI" and not shown["before"]
+    assert json.loads(file.read_text()) == content
+
+
+# Runs the command; once its window is there presses "Save curation" in it and closes it.
+PRESS_SAVE = """
+import json, sys
+from pathlib import Path
+from PyQt5 import QtCore, QtWidgets
+from powerpixels.cli import main
+
+file = Path(sys.argv[2]) / "curation" / "probe00" / "shank0.json"
+shown = {}
+
+def press():
+    window = next((w for w in app.topLevelWidgets() if isinstance(w, QtWidgets.QMainWindow) and w.isVisible()), None)
+    if window is None:
+        return
+    timer.stop()
+    tables = window.findChildren(QtWidgets.QTableWidget)
+    shown["columns"] = [t.horizontalHeaderItem(k).text() for t in tables for k in range(t.columnCount())
+                        if t.horizontalHeaderItem(k) is not None]
+    shown["title"] = window.windowTitle()
+    file.unlink()
+    shown["before"] = file.exists()
+    button = next(b for b in window.findChildren(QtWidgets.QAbstractButton) if b.text() == "Save curation")
+    button.click()
+    window.close()
+
+import pyqtgraph
+app = pyqtgraph.mkQApp()
+timer = QtCore.QTimer()
+timer.timeout.connect(press)
+timer.start(200)
+main()
+print(json.dumps(shown))
+"""

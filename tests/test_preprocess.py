@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import scipy.signal
 import spikeinterface.preprocessing as spre
 import zarr
 from powerpixels import preprocess
+from powerpixels.compress import compress_stream
 from powerpixels.documents import (
     Channel,
     JoinedProbe,
@@ -30,12 +32,20 @@ from powerpixels.documents import (
     RawFile,
     Session,
     Stream,
+    StreamDocument,
 )
 from powerpixels.preprocess import Settings, _random_chunks, output_gain_uv, preprocess_probe
 from powerpixels.raw_ap import load_raw_ap
+from powerpixels.rawdata import locate
 from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
-from spikeinterface.core import NumpyRecording, get_noise_levels, get_random_data_chunks
+from spikeinterface.core import (
+    NumpyRecording,
+    NumpySorting,
+    create_sorting_analyzer,
+    get_noise_levels,
+    get_random_data_chunks,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 30000
@@ -494,6 +504,30 @@ def test_joined_sessions_are_each_by_itself(tmp_path, engine):
         again = powerpixels.load_preprocessed(tmp_path / "out", folders, "probe00", unit).get_traces()
         difference = np.abs(again.astype(int) - np.frombuffer(written, "<i2").reshape(again.shape))
         assert difference.max() <= 1 and np.mean(difference) < 0.02
+
+    # Published and moved, with compressed copies only: without any raw folder.
+    results, methods = tmp_path / "moved results", ("zarr", "mtscomp")
+    (results / "together" / "qc" / "probe00").mkdir(parents=True)
+    shutil.copy(tmp_path / "out" / "preprocess.json", results / "together" / "qc" / "probe00")
+    asked = (results / "together", None, "probe00", "shank2")
+    with pytest.raises(DataError, match="expected compressed copies of the AP band"):
+        powerpixels.load_preprocessed(*asked)
+    for recording, folder, method in zip(joined.recordings, folders, methods, strict=True):
+        document = StreamDocument(session=recording.session, stream=recording.probe.ap)
+        copies = results / recording.session.session / "raw_ephys_data"
+        (places,) = locate([document.stream], folder)
+        compress_stream(document, places, copies, method, 1, folder="probe00")
+        shutil.rmtree(folder)
+    copied = powerpixels.load_preprocessed(*asked)
+    assert np.array_equal(copied.get_traces(), again)
+    # The analyzer, which knows no recording, takes it for its own.
+    sorting = NumpySorting.from_unit_dict({3: np.array([500, 900])}, RATE)
+    analyzer = create_sorting_analyzer(
+        sorting, load_preprocessed(tmp_path / "out" / "shank2"), sparse=False, main_channel_indices=[0]
+    )
+    analyzer.set_temporary_recording(copied)
+    stretch = analyzer.recording.get_traces(start_frame=450, end_frame=550)
+    assert np.abs(stretch - again[450:550]).max() <= 2 < np.abs(stretch).max()  # two near a stretch's ends
 
 
 def test_a_channel_bad_in_one_session_is_bad_in_all(tmp_path):

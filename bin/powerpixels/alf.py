@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from powerpixels.export import ProbeExport
 from powerpixels.sync_files import write_clock
@@ -19,6 +20,8 @@ BOMBCELL_CODES = {"noise": 0, "good": 1, "mua": 2, "non_soma": 3, "unjudged": -1
 UNITREFINE_CODES = {"noise": 0, "good": 1, "mua": 2, "unjudged": -1}
 # The codes of ibllib's bad-channel detection; dead and outside channels are not among the kept.
 CHANNEL_CODES = {"good": 0, "dead": 1, "noise": 2, "out": 3}
+# Collection of the typed copy of clusters.metrics, in the probe's folder.
+TABLES = "tables"
 # Files with times: seconds on the reference clock, or samples of the probe's AP stream.
 UNITS = {
     "spikes.times.npy": "s",
@@ -45,6 +48,8 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     passes its three criteria), -1 where not judged;
     clusters.uuids.csv; clusters.metrics.csv: identity, labels as text, metrics. In it ks2_label (Kilosort's
     word) and label (IBL's score, empty where not judged) have the names that the IBL tools look for.
+    tables/clusters.metrics.pqt: the same, typed; a collection of its own, as ``load_object`` refuses a folder
+    with both.
 
     channels.localCoordinates (c, 2) float64 µm; channels.rawInd (c,) int32, column of the raw
     file; channels.shanks (c,) int32; channels.contactIds (c,) text; channels.labels (c,) int64
@@ -95,10 +100,9 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
 
-    # One file only: a second one of the same attribute (.pqt) makes `load_object` refuse the folder.
-    clusters.rename(columns={"kilosort_label": "ks2_label", "ibl_score": "label"}).to_csv(
-        folder / "clusters.metrics.csv", index=False, lineterminator="\n"
-    )
+    metrics = clusters.rename(columns={"kilosort_label": "ks2_label", "ibl_score": "label"})
+    metrics.to_csv(folder / "clusters.metrics.csv", index=False, lineterminator="\n")
+    write_typed(metrics, folder / TABLES)
     (folder / "clusters.uuids.csv").write_text("\n".join(["uuids", *export.cluster_uuids]) + "\n")
     counts = "spikes.samples"
     if len(export.gaps):
@@ -109,6 +113,12 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     )
     units = {name: unit for name, unit in UNITS.items() if name.removesuffix(".npy") in arrays}
     write_clock(export.clock, described, {**units, **RAW_QC_UNITS}, folder)
+
+
+def write_typed(metrics: pd.DataFrame, folder: Path) -> None:
+    """Write a table of clusters.metrics as Parquet into `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics.to_parquet(folder / "clusters.metrics.pqt", index=False)
 
 
 def _coded(labels, codes: dict[str, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,18 +136,24 @@ def analyze_unit(
     shutil.rmtree(folder, ignore_errors=True)
     job_kwargs = {"n_jobs": jobs, "chunk_duration": "1s", "progress_bar": False}
     parameters = extension_parameters(seed, pca_metrics)
-    with warnings.catch_warnings(record=True) as caught:
+    # Computed as plain arrays on disk and packed once at the end: what is gathered into Zarr while the
+    # recording is read packs the last chunk of each array anew at every second of it.
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        tempfile.TemporaryDirectory(dir=out, prefix="analyzer_") as work,
+    ):
         analyzer = create_sorting_analyzer(
             sorting,
             recording,
-            format="zarr",
-            folder=folder,
+            format="binary_folder",
+            folder=Path(work) / "analyzer",
             sparse=True,
             return_in_uV=True,
             seed=seed,
             sparsity_kwargs={"method": "radius", "radius_um": SPARSITY_RADIUS_UM},
             job_kwargs=job_kwargs,
         )
+        _similarity_in_numpy()
         for name in parameters:
             if analyzer.has_extension(name):
                 continue
@@ -154,15 +161,18 @@ def analyze_unit(
             together = ONE_PASS if name in ONE_PASS else (name,)
             analyzer.compute({one: parameters[one] for one in together}, **job_kwargs)
         metrics = analyzer.get_metrics_extension_data()
+        log.info("%s %s: Bombcell's metrics", document.probe, document.unit)
+        bombcell_labels.measure(unit_folder, sorting_folder, analyzer, out, bombcell, jobs)
+        log.info("%s %s: IBL's refractory periods", document.probe, document.unit)
+        _refractory_confidence(analyzer).to_csv(out / "ibl_confidence.csv")
+        log.info("%s %s: analyzer.zarr", document.probe, document.unit)
+        analyzer.save_as(format="zarr", folder=folder)
+        # Last: it changes the correlograms of the analyzer that it is given.
         log.info("%s %s: redundant units and merges", document.probe, document.unit)
         suggest(analyzer).save(out / "suggestions.json")
     # Mostly metrics that units with few spikes can't have, and that are then NaN.
     for message in sorted({str(warning.message) for warning in caught}):
         log.info("%s", " ".join(message.split()))
-    log.info("%s %s: Bombcell's metrics", document.probe, document.unit)
-    bombcell_labels.measure(unit_folder, sorting_folder, analyzer, out, bombcell, jobs)
-    log.info("%s %s: IBL's refractory periods", document.probe, document.unit)
-    _refractory_confidence(analyzer).to_csv(out / "ibl_confidence.csv")
     _forget_recording(folder)
     _write_metrics(metrics, out)
     result = AnalysisDocument(
@@ -187,7 +197,8 @@ def extension_parameters(seed: int, pca_metrics: bool = False) -> dict[str, dict
         "noise_levels": {"random_slices_kwargs": {"seed": seed}},
         "waveforms": {"ms_before": 1.0, "ms_after": 2.0},
         "templates": {"operators": ["average", "std"], "ms_before": 1.0, "ms_after": 2.0},
-        "correlograms": {"window_ms": 100.0, "bin_ms": 1.0},
+        # Its fast mode, of many units, counts in threads that get in each other's way.
+        "correlograms": {"window_ms": 100.0, "bin_ms": 1.0, "fast_mode": "off"},
         "unit_locations": {"method": "monopolar_triangulation"},
         "spike_amplitudes": {},
         "spike_locations": {"method": "center_of_mass"},
@@ -211,6 +222,16 @@ def suggest(analyzer) -> Suggestions:
         merges=sorted(sorted(int(unit) for unit in group) for group in merges),
         merge_preset=MERGE_PRESET,
     )
+
+
+def _similarity_in_numpy() -> None:
+    """Have SpikeInterface take its numpy function for the templates' similarity.
+
+    The same sums, without half a minute of compiling in each task.
+    """
+    from spikeinterface.postprocessing import template_similarity
+
+    template_similarity._compute_similarity_matrix = template_similarity._compute_similarity_matrix_numpy
 
 
 def _refractory_confidence(analyzer) -> pd.DataFrame:

@@ -15,13 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from powerpixels.documents import Preprocess
 from powerpixels.load import LABELS, load_neural_data
 from powerpixels.stage import DataError, read_json
+
+if TYPE_CHECKING:
+    from spikeinterface.core import BaseRecording
 
 log = logging.getLogger("powerpixels")
 
@@ -63,7 +66,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FOLDER",
-        help="the session's raw folder (one for each of sessions sorted as one), to see traces",
+        help="the session's raw folder (one for each of sessions sorted as one), to see traces; default: the "
+        "compressed copies among the results, if there are any",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
@@ -97,7 +101,8 @@ def manual_curation(
 
     results_path: folder with ``analyzers/``. probe, unit ("shank0", "probe"): may be left out where there is
     one. raw: the session's raw folder (of sessions sorted as one theirs, in order), from which the traces are
-    rebuilt as they are looked at; without it the GUI shows none. The GUI's button "Save curation" writes the
+    rebuilt as they are looked at; None: the compressed copies that a run with --compress published, and
+    without these the GUI shows no traces. The GUI's button "Save curation" writes the
     file; an earlier one is gone on with.
 
     Raises DataError where the results are not there or the file is of another sorting.
@@ -111,20 +116,18 @@ def manual_curation(
         raise DataError(
             f"{results_path}: {probe} has the sorting units {', '.join(units)}, {found}; name one of them"
         )
-    needed = {"web": "panel", "desktop": "PySide6"}[mode]
-    if find_spec("spikeinterface_gui") is None or find_spec(needed) is None:
+    needed = {"web": ("panel",), "desktop": ("PySide6", "PyQt5")}[mode]
+    if find_spec("spikeinterface_gui") is None or not any(map(find_spec, needed)):
         raise DataError(
             "curation needs SpikeInterface's GUI"
-            + (f" ({INSTALL})" if mode == "web" else f" for the desktop ({INSTALL} and PySide6 pyqtgraph)")
+            + (f" ({INSTALL})" if mode == "web" else f" for the desktop ({INSTALL} PySide6 pyqtgraph)")
         )
     from spikeinterface_gui import run_mainwindow
 
     place = units[unit]
     arguments = gui_arguments(results_path, probe, place)
-    if raw is not None:
-        from powerpixels.rebuild import load_preprocessed
-
-        recording = load_preprocessed(results_path, raw, probe, unit)
+    recording = _traces(results_path, raw, probe, unit)
+    if recording is not None:
         arguments |= {"recording": recording, "with_traces": True}
     if mode == "web":
         _shortcuts_without_network()
@@ -132,6 +135,24 @@ def manual_curation(
     log.info("%s %s: press 'Save curation' to keep what you decide", probe, unit)
     run_mainwindow(mode=mode, **arguments)
     return place.curation
+
+
+def _traces(
+    results_path: Path, raw: Path | str | Sequence[Path | str] | None, probe: str, unit: str
+) -> BaseRecording | None:
+    """The preprocessed traces, lazy, from raw or the published copies; None without either."""
+    from powerpixels.rebuild import find_record, load_preprocessed, published_copies
+
+    if raw is None:
+        try:
+            record, _ = find_record(results_path, probe)
+        except DataError as error:
+            log.warning("traces are not shown: %s", error)
+            return None
+        if published_copies(record, results_path) is None:
+            log.info("traces are not shown: the results have no compressed copies; --raw names the raw files")
+            return None
+    return load_preprocessed(results_path, raw, probe, unit)
 
 
 def _shortcuts_without_network() -> None:

@@ -120,12 +120,14 @@ def apply_curation(
     spikes unknown. Each spike keeps its own amplitude and depth, which were measured on the sorter's unit.
     clusters.manualLabels: text, the person's label, "no label" without one; a merge has that of its labelled
     members if they agree, a split its parent's. What was done is in _powerpixels_curation.applied.json of
-    the revision.
+    the revision; its table of units is also in tables/#<revision>#/clusters.metrics.pqt.
 
     Where the newest revision already is of these curation files nothing is written. Raises DataError where
     there is no curation, or it, the analyzers and the exported files are not of one sorting.
     """
     import spikeinterface as si
+
+    from powerpixels.alf import TABLES, write_typed
 
     results_path = Path(results_path)
     probe, places = sorting_units(results_path, probe)
@@ -176,6 +178,7 @@ def apply_curation(
         (partial / APPLIED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for path in sorted((session / "nwb").glob(f"*_{probe}_*.nwb")):
             _write_nwb(path, session / "nwb" / f"#{revision}#" / path.name, plan, changed, partial, folder)
+        write_typed(_typed(partial / "clusters.metrics.csv"), folder / TABLES / out.name)
         partial.rename(out)
         log.info("%s: %d units of %d kept, %d new", probe, len(plan.kept), len(changed["of"]), len(plan.new))
         written.append(out)
@@ -528,6 +531,19 @@ def _write_tables(folder: Path, out: Path, plan: _Plan, changed: dict, counts: n
     changed["uuids"] = [*uuids[plan.kept], *new_uuids]
     (out / "clusters.uuids.csv").write_text("\n".join(["uuids", *changed["uuids"]]) + "\n")
     changed["table"] = revised
+
+
+def _typed(path: Path) -> pd.DataFrame:
+    """A revision's clusters.metrics.csv with the types of the pipeline's own table."""
+    import pandas as pd
+
+    from powerpixels.export import IDENTITY_COLUMNS
+
+    texts = ["ks2_label", "made_from", *(name for name, kind in IDENTITY_COLUMNS.items() if kind == "object")]
+    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), float_precision="round_trip")
+    words = table.columns.intersection(texts)
+    table[words] = table[words].fillna("")
+    return table
 
 
 def _like(text: str, number: int) -> str:

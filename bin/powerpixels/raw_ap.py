@@ -27,7 +27,8 @@ def load_raw_ap(joined: JoinedProbe, raw_dir: Path | Sequence[Path]) -> BaseReco
     One segment for each block (``Stream.blocks``) of each recording in order, so that nothing that is done
     to traces runs over a gap or from one session into the next. Columns are in the order of the first
     recording's channels; gains are µV per count; properties raw_column, contact_id, inter_sample_shift.
-    Files are found by ``rawdata.locate`` in raw_dir, or in one folder for each recording.
+    Files are found by ``rawdata.locate`` in raw_dir, or in one folder for each recording; instead of a data
+    file that is not there its compressed copy is read, where COMPRESS would have put it.
 
     Raises ``DataError`` where a file is missing or too short, where the probe has no channels, and where
     the recordings are not of one probe with the same channels.
@@ -40,6 +41,12 @@ def load_raw_ap(joined: JoinedProbe, raw_dir: Path | Sequence[Path]) -> BaseReco
         places = locate(streams, Path(raw_dir))
     else:
         places = [locate([stream], folder)[0] for stream, folder in zip(streams, raw_dir, strict=True)]
+    folders = [raw_dir] * len(streams) if isinstance(raw_dir, str | Path) else raw_dir
+    for document, found, folder in zip(documents, places, folders, strict=True):
+        for file in document.probe.ap.files:
+            if file.role == "data" and not found[file.path].exists():
+                copy = compressed_copy(Path(folder), document.probe.name, file.path)
+                found[file.path] = copy or found[file.path]
     channels = streams[0].channels
     if not channels:
         raise DataError(
@@ -53,6 +60,13 @@ def load_raw_ap(joined: JoinedProbe, raw_dir: Path | Sequence[Path]) -> BaseReco
     )
     describe_channels(recording, channels, [channel.gain_uv for channel in channels])
     return recording
+
+
+def compressed_copy(folder: Path, probe: str, path: str) -> Path | None:
+    """The copy of a raw data file (its ``RawFile.path``) that COMPRESS has made in a folder, None without."""
+    places = (folder / path, folder / probe / Path(path).name)
+    copies = (place.with_suffix(suffix) for place in places for suffix in (".zarr", ".cbin"))
+    return next((copy for copy in copies if copy.exists()), None)
 
 
 class RawRecording(BaseRecording):

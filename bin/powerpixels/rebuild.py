@@ -27,7 +27,7 @@ from powerpixels.preprocess import (
     to_counts,
     versions,
 )
-from powerpixels.raw_ap import load_raw_ap
+from powerpixels.raw_ap import compressed_copy, load_raw_ap
 from powerpixels.recordings import describe_channels
 from powerpixels.spectra import Notch
 from powerpixels.stage import DataError
@@ -36,12 +36,13 @@ log = logging.getLogger("powerpixels")
 
 
 def load_preprocessed(
-    record: Path | str, raw_dir: Path | str | Sequence[Path | str], probe: str, unit: str
+    record: Path | str, raw_dir: Path | str | Sequence[Path | str] | None, probe: str, unit: str
 ) -> BaseRecording:
     """What PREPROCESS wrote to a sorting unit's traces.bin, computed from the raw files as it is read.
 
     record: preprocess.json, its folder, or a session's folder of results (with qc/<probe>/preprocess.json).
-    raw_dir: as ``raw_ap.load_raw_ap`` takes it, one folder for each session where sessions were joined.
+    raw_dir: as ``raw_ap.load_raw_ap`` takes it, one folder for each session where sessions were joined; the
+    published raw_ephys_data of a run with --compress will do. None: these, found from the folder of results.
     probe, unit: names, such as "probe00" and "shank0".
 
     Returns one segment of int16 counts with the gain, channels and properties that
@@ -50,8 +51,8 @@ def load_preprocessed(
     rounding: in some percent of the values, by one count, seldom two within 40 ms (with notches 100 ms) of a
     block's ends or of the borders of chunks.
 
-    Raises ``DataError`` where there is no such record, probe or unit, the unit has no channels, the record is
-    of a version without the description of the raw files, or these don't fit it.
+    Raises ``DataError`` where there is no such record, probe, unit or published copy, the unit has no
+    channels, the record is of a version without the description of the raw files, or these don't fit it.
     """
     document, path = find_record(record, probe)
     if unit not in document.units:
@@ -60,10 +61,33 @@ def load_preprocessed(
     differ = [name for name, version in versions("spikeinterface").items() if used.get(name) != version]
     if differ:
         log.warning("other versions than the traces were made with: %s", ", ".join(differ))
+    if raw_dir is None:
+        raw_dir = published_copies(document, Path(record))
+        if raw_dir is None:
+            raise DataError(
+                f"{record}: expected compressed copies of the AP band in raw_ephys_data, found none; name "
+                "the raw folder, or run the pipeline with --compress"
+            )
     rebuilt = rebuild(document, raw_dir)
     if not rebuilt.plans_of(unit):
         raise DataError(f"{path}: {probe} {unit} has no usable channels, nothing to read")
     return rebuilt.written(unit)
+
+
+def published_copies(document: Preprocess, results: Path) -> list[Path] | None:
+    """Each session's raw_ephys_data where all of the record's AP files have copies in there, else None.
+
+    results: a session's folder of results, or that of sessions sorted as one, which lie beside it.
+    """
+    sessions = [results]
+    if len(document.parts) > 1:
+        sessions = [results.parent / part.session.replace("_", "/") for part in document.parts]
+    folders = [session / "raw_ephys_data" for session in sessions]
+    for recording, folder in zip(document.source.recordings, folders, strict=True):
+        data = [file.path for file in recording.probe.ap.files if file.role == "data"]
+        if any(compressed_copy(folder, recording.probe.name, path) is None for path in data):
+            return None
+    return folders
 
 
 def find_record(record: Path | str, probe: str) -> tuple[Preprocess, Path]:

@@ -4,6 +4,7 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 process ANALYZE {
     tag { tagOf(meta) }
     publishDir "${params.outdir}/${folderOf(meta)}/analyzers/${meta.probe}", mode: params.publish_dir_mode, pattern: '*.zarr'
+    publishDir "${params.outdir}/${folderOf(meta)}/qc/${meta.probe}/suggestions", mode: params.publish_dir_mode, pattern: 'suggestions.json', saveAs: { _name -> "${meta.unit}.json" }
 
     cpus 8
     memory { memoryOf(task, 16.GB) }
@@ -17,6 +18,7 @@ process ANALYZE {
     output:
     tuple val(meta), path('analysis'), emit: analysis
     path "${meta.unit}.zarr", optional: true, emit: analyzer
+    path 'suggestions.json', optional: true, emit: suggestions
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -27,9 +29,10 @@ process ANALYZE {
     END_OF_DOCUMENT
     pp_analyze.py --unit-dir traces --sorting ${sorting} --out analysis --jobs ${task.cpus} --seed ${options.seed} \\
         --bombcell-params measuring.json ${components}
-    # Under its published name: Nextflow publishes nothing that lies inside another output.
+    # Apart: Nextflow publishes nothing that lies inside another output.
     if [ -d analysis/analyzer.zarr ]; then
         cp -rl analysis/analyzer.zarr ${meta.unit}.zarr || cp -r analysis/analyzer.zarr ${meta.unit}.zarr
+        cp analysis/suggestions.json .
     fi
     """
 
@@ -38,6 +41,7 @@ process ANALYZE {
     mkdir analysis ${meta.unit}.zarr
     touch ${meta.unit}.zarr/.zgroup
     echo '{}' > analysis/analysis.json
+    echo '{}' > suggestions.json
     echo '{}' > versions.json
     """
 }

@@ -17,6 +17,7 @@ import pytest
 from driver import ENGINES, Launcher, Run
 from one.alf.io import load_object
 from powerpixels import load_neural_data
+from powerpixels.analyze import Suggestions
 from powerpixels.documents import Preprocess
 from powerpixels.simulate import Truth, score_alf
 
@@ -267,10 +268,16 @@ def test_the_sorters_folder_and_the_analyzer_open_where_they_lie(finished):
         analyzers = finished.results / SESSION / "analyzers" / probe
         assert sorted(path.name for path in sorter.iterdir()) == shanks
         assert sorted(path.stem for path in analyzers.iterdir()) == shanks
+        suggestions = finished.results / SESSION / "qc" / probe / "suggestions"
+        assert sorted(path.stem for path in suggestions.iterdir()) == shanks
+        typed = load_object(alf_folder(finished, probe) / "tables", "clusters")["metrics"]
+        assert typed["sorter_unit_id"].tolist() == units["sorter_unit_id"].tolist()
         for shank in shanks:
             expected = units.sorter_unit_id[units.sorting_unit == shank].tolist()
             analyzer = load_sorting_analyzer(analyzers / f"{shank}.zarr")
             assert analyzer.unit_ids.tolist() == expected
+            suggested = Suggestions.load(suggestions / f"{shank}.json")
+            assert {i for pair in (*suggested.redundant, *suggested.merges) for i in pair} <= set(expected)
             assert analyzer.get_extension("waveforms").get_data().shape[0] > 100
             assert "dat_path = ''" in (sorter / shank / "sorter_output" / "params.py").read_text()
             for folder in (sorter / shank, analyzers / f"{shank}.zarr"):

@@ -89,6 +89,7 @@ def test_sessions_sorted_together(launcher, tmp_path):
     }  # fmt: skip
     shared = run.results / "m1" / "concatenated_week1"
     assert (shared / "spike_sorters/kilosort4/probe01/shank0/sorting.json").exists()
+    assert (shared / "qc/probe01/suggestions/shank0.json").exists()
     assert not (run.results / "m1/2026-03-01/001/spike_sorters").exists()
     # The recordings are joined in the order of their sessions, whatever that of their arrival.
     (task,) = [row for row in run.tasks() if row["key"] == "PREPROCESS m1/concatenated_week1/probe00"]
