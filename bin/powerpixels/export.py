@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from powerpixels.agreement import TOOLS, Agreement, agreement
+from powerpixels.brain import BrainLocation, load_channel_locations
 from powerpixels.clock import to_reference_seconds
 from powerpixels.documents import (
     Channel,
@@ -101,7 +103,8 @@ class ProbeExport:
 
     document: the probe's raw data. clock: its fit to the reference clock. channels: the kept
     channels of all sorting units, each once, ascending in raw_column. channel_labels: what
-    bad-channel detection said of every recorded channel, by raw_column.
+    bad-channel detection said of every recorded channel, by raw_column. brain: where the kept channels lie,
+    by raw_column; empty where the probe was not aligned, without the channels that the alignment left out.
 
     clusters: table of n rows, row k is cluster k, in order of (sorting unit, sorter's unit id);
     columns IDENTITY_COLUMNS, then the metrics; where sessions were sorted as one also SESSION_SPIKES, as
@@ -132,6 +135,7 @@ class ProbeExport:
     clock: ClockFit
     channels: list[Channel]
     channel_labels: dict[int, str]
+    brain: dict[int, BrainLocation]
     clusters: pd.DataFrame
     cluster_channels: np.ndarray
     cluster_depths: np.ndarray
@@ -191,13 +195,18 @@ class _Unit:
 
 
 def gather(
-    document: ProbeDocument, preprocess: Preprocess, clock: ClockFit, units: list[UnitFolders]
+    document: ProbeDocument,
+    preprocess: Preprocess,
+    clock: ClockFit,
+    units: list[UnitFolders],
+    locations: Sequence[Path] = (),
 ) -> ProbeExport:
     """Join everything known of a probe in one session into one ProbeExport.
 
     document: of the session to export. preprocess: of the recording that was sorted, this session's or
     that of several sessions. units: the probe's sorting units, in any order; each unit that PREPROCESS
-    made must be there exactly once. Raises ValueError where the parts do not belong together (another
+    made must be there exactly once. locations: channel_locations*.json of the probe's alignment, if there is
+    one (``DataError`` where they do not fit). Raises ValueError where the parts do not belong together (another
     probe's or another unit's folder, a spike or unit that one stage has and another has not): that is a
     defect of the pipeline, never to be papered over.
     """
@@ -279,6 +288,7 @@ def gather(
         clock=clock,
         channels=kept,
         channel_labels={column: label for (column, _), label in labels.items()},
+        brain=load_channel_locations(locations, kept),
         clusters=table,
         cluster_channels=clusters["channels"],
         cluster_depths=clusters["depths"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from powerpixels.brain import read_locations
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ CHANNELS = {"rawInd": "raw_ind", "shanks": "shank", "contactIds": "contact_id", 
 
 # Says of each file with times in its folder which clock they are on.
 CLOCK_FILE = "_powerpixels_clock.fit.json"
-# A brain location belongs to the channel that lies within this of where it says that it lies.
-SAME_PLACE_UM = 1.0
 
 
 @dataclass(frozen=True)
@@ -332,71 +330,13 @@ def _add_histology(channels: dict[str, np.ndarray], where: list[Path]) -> None:
             "without histology"
         )
     n = len(channels["lateral_um"])
+    positions = np.column_stack([channels["lateral_um"], channels["axial_um"]])
+    found = read_locations(paths, positions, channels.get("raw_ind"))
     acronym, atlas_id = np.full(n, "", dtype=object), np.full(n, -1, dtype=np.int64)
-    xyz, seen = np.full((n, 3), np.nan), {}
-    for path in paths:
-        for row, location in _locations(path, channels):
-            if row in seen:
-                raise DataError(
-                    f"{path}: expected channels that no other file has, found channel {row} in "
-                    f"{seen[row]}, too; leave only the files of this probe"
-                )
-            seen[row] = path.name
-            try:
-                acronym[row], atlas_id[row] = location["brain_region"], location["brain_region_id"]
-                xyz[row] = [location[axis] for axis in "xyz"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path}: expected x, y, z, brain_region and brain_region_id of each channel, found "
-                    f"otherwise ({error!r}); save the alignment again"
-                ) from None
-    if len(seen) < n:
-        log.info("%d of %d channels have no brain location", n - len(seen), n)
+    xyz = np.full((n, 3), np.nan)
+    for row, (*place, region_id, name) in found.items():
+        acronym[row], atlas_id[row], xyz[row] = name, region_id, place
+    if len(found) < n:
+        log.info("%d of %d channels have no brain location", n - len(found), n)
     channels["acronym"], channels["atlas_id"] = acronym.astype(np.str_), atlas_id
     channels.update(zip("xyz", xyz.T, strict=True))
-
-
-def _locations(path: Path, channels: dict[str, np.ndarray]) -> Iterator[tuple[int, dict]]:
-    """(row of channels, location) of each entry of a channel_locations file.
-
-    The alignment tool counts the channels of one shank anew and keeps the row that it read in
-    original_channel_idx. Programs have written the raw file's column there: the position decides.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        # The tool names bregma "origin" beside the channels.
-        entries = {
-            int(match.group(1)): entry
-            for name, entry in entries.items()
-            if (match := re.fullmatch(r"channel_(\d+)", name))
-        }
-        indices = [int(entry.get("original_channel_idx", k)) for k, entry in entries.items()]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path}: expected an alignment's channel locations, found otherwise ({error})"
-        ) from None
-    if not entries:
-        raise DataError(
-            f"{path}: expected entries channel_0, channel_1, ..., found none; align the probe again"
-        )
-    n = len(channels["lateral_um"])
-    row_of_raw = {int(raw): row for row, raw in enumerate(channels.get("raw_ind", ()))}
-    for rows in (indices, [row_of_raw.get(index, -1) for index in indices]):
-        if all(
-            0 <= row < n and _there(entry, channels, row)
-            for row, entry in zip(rows, entries.values(), strict=True)
-        ):
-            yield from zip(rows, entries.values(), strict=True)
-            return
-    raise DataError(
-        f"{path}: expected the positions of this probe's channels, found others ({len(entries)} channels of "
-        f"{n}); was it aligned with another probe's or an earlier export's files?"
-    )
-
-
-def _there(entry: dict, channels: dict[str, np.ndarray], row: int) -> bool:
-    """Whether a location's axial and lateral position are the channel's (true where it has none)."""
-    return all(
-        key not in entry or abs(float(entry[key]) - channels[f"{key}_um"][row]) <= SAME_PLACE_UM
-        for key in ("axial", "lateral")
-    )
