@@ -50,10 +50,10 @@ def channels(folder):
 
 def test_names_are_alf_and_one_loads_them(folder, caplog):
     names = sorted(path.name for path in folder.iterdir())
-    assert len(names) == 24
+    assert len(names) == 28
     assert [name for name in names if not spec.is_valid(name)] == []
     with caplog.at_level(logging.WARNING):
-        assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 5)
+        assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 6)
         assert load_object(folder, "clusters").check_dimensions == 0
         assert load_object(folder, "channels").check_dimensions == 0
     assert [r.getMessage() for r in caplog.records if "Inconsistent" in r.getMessage()] == []
@@ -63,18 +63,16 @@ def built_spikes() -> int:
     return sum(sorting.to_spike_vector().size for sorting in built().sortings.values())
 
 
-def test_channels_are_the_kept_ones_by_raw_column(made, channels):
-    kept = [
-        c
-        for c in sorted(made.document.probe.ap.channels, key=lambda c: c.raw_column)
-        if BAD.get((c.shank, c.raw_column // 3), "good") in ("good", "noise")
-    ]
-    assert len(kept) == 36 - 12 - 3
-    assert channels["rawInd"].tolist() == [c.raw_column for c in kept]
-    assert channels["contactIds"].tolist() == [c.contact_id for c in kept]
-    assert channels["shanks"].tolist() == [c.shank for c in kept]
-    assert channels["localCoordinates"].tolist() == [[c.x_um, c.y_um] for c in kept]
-    assert channels["labels"].tolist() == [2 if c.contact_id == "s0e7" else 0 for c in kept]
+def test_channels_are_the_recorded_ones_by_raw_column(made, channels):
+    recorded = sorted(made.document.probe.ap.channels, key=lambda c: c.raw_column)
+    assert channels["rawInd"].tolist() == [c.raw_column for c in recorded] == list(range(36))
+    assert channels["contactIds"].tolist() == [c.contact_id for c in recorded]
+    assert channels["shanks"].tolist() == [c.shank for c in recorded]
+    assert channels["localCoordinates"].tolist() == [[c.x_um, c.y_um] for c in recorded]
+    codes = {"good": 0, "dead": 1, "noise": 2, "out": 3}
+    labels = [codes[BAD.get((c.shank, c.raw_column // 3), "good")] for c in recorded]
+    assert channels["labels"].tolist() == labels
+    assert np.bincount(labels).tolist() == [20, 1, 1, 14]
 
 
 def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
@@ -82,6 +80,7 @@ def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
         "times": "<f8",
         "samples": "<i8",
         "clusters": "<i4",
+        "templates": "<i4",
         "amps": "<f4",
         "depths": "<f4",
     }
@@ -137,7 +136,7 @@ def test_waveforms_main_channels_and_amplitudes(made, spikes, clusters, channels
         distance = np.linalg.norm(
             channels["localCoordinates"][around] - channels["localCoordinates"][around[0]], axis=1
         )
-        assert sorted(around) == list(range(21))
+        assert sorted(around) == np.flatnonzero(np.isin(channels["labels"], [0, 2])).tolist()
         assert np.all(np.diff(distance) >= 0)
         for k, channel in enumerate(around):
             written = clusters["waveforms"][cluster, :, k]
@@ -159,6 +158,14 @@ def test_waveforms_main_channels_and_amplitudes(made, spikes, clusters, channels
         assert spikes["amps"][mine] == pytest.approx(amps * 1e-6, rel=1e-5)
         assert clusters["amps"][cluster] == pytest.approx(amps.mean() * 1e-6, rel=1e-5)
         assert 3e-5 < clusters["amps"][cluster] < 1e-3  # volts
+
+
+def test_templates_are_the_clusters_as_they_were_sorted(folder, spikes, clusters):
+    templates = load_object(folder, "templates")
+    assert templates.check_dimensions == 0
+    assert np.array_equal(spikes["templates"], spikes["clusters"])
+    for name in ("waveforms", "waveformsChannels", "amps"):
+        assert np.array_equal(templates[name], clusters[name], equal_nan=True)
 
 
 def test_depths_are_the_analyzers_of_that_unit(made, spikes, clusters):
@@ -219,7 +226,7 @@ def test_a_probe_without_units_loads_too(tmp_path):
         name: {len(values) for values in load_object(tmp_path, name).values()}
         for name in ("spikes", "clusters", "channels")
     }
-    assert sizes == {"spikes": {0}, "clusters": {0}, "channels": {0}}
+    assert sizes == {"spikes": {0}, "clusters": {0}, "channels": {36}}
 
 
 def test_gaps_lead_from_samples_to_times(made, tmp_path):
@@ -228,7 +235,7 @@ def test_gaps_lead_from_samples_to_times(made, tmp_path):
     document = session_of(made, "2026-03-01_001", *pieces)
     alf.write_alf(gather(document, made.preprocess, CLOCK, made.units), tmp_path)
     names = [path.name for path in tmp_path.iterdir()]
-    assert len(names) == 27
+    assert len(names) == 31
     assert [name for name in names if not spec.is_valid(name)] == []
     gaps = load_object(tmp_path, "gaps")
     assert {name: gaps[name].dtype.str for name in gaps} == {

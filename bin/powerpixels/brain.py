@@ -56,7 +56,7 @@ def load_channel_locations(
     """
     positions = np.array([[c.x_um, c.y_um] for c in channels], dtype=float).reshape(-1, 2)
     columns = [channel.raw_column for channel in channels]
-    found = read_locations(paths, positions, columns)
+    found = read_locations(paths, positions)
     acronyms = region_acronyms() if found else {}
     for row, location in found.items():
         name = acronyms.get(abs(location.atlas_id))
@@ -78,18 +78,16 @@ def region_acronyms() -> dict[int, str]:
         return {int(row["id"]): row["acronym"] for row in csv.DictReader(file)}
 
 
-def read_locations(
-    paths: Sequence[Path | str], positions: np.ndarray, raw_columns: Sequence[int] | None
-) -> dict[int, BrainLocation]:
+def read_locations(paths: Sequence[Path | str], positions: np.ndarray) -> dict[int, BrainLocation]:
     """Locations by row of channels.*, as the files have them.
 
-    positions: (c, 2) float µm, lateral and axial, of the rows. raw_columns: of the rows, None where not
-    known. Raises ``DataError`` as ``load_channel_locations``, but takes any region.
+    positions: (c, 2) float µm, lateral and axial, of the rows. Raises ``DataError`` as
+    ``load_channel_locations``, but takes any region.
     """
     found: dict[int, BrainLocation] = {}
     seen: dict[int, str] = {}
     for path in map(Path, paths):
-        for row, entry in _entries(path, positions, raw_columns):
+        for row, entry in _entries(path, positions):
             if row in seen:
                 raise DataError(
                     f"{path}: expected channels that no other file has, found channel {row} in "
@@ -107,11 +105,12 @@ def read_locations(
     return found
 
 
-def _entries(path: Path, positions: np.ndarray, raw_columns: Sequence[int] | None) -> list[tuple[int, dict]]:
+def _entries(path: Path, positions: np.ndarray) -> list[tuple[int, dict]]:
     """(row of channels, location) of each entry of a channel_locations file.
 
-    The alignment tool counts the channels of one shank anew and keeps the row that it read in
-    original_channel_idx. Programs have written the raw file's column there: the position decides.
+    A contact's position on the probe is its own, and the tool writes it: it tells the row. The tool's own
+    numbers do not, as it counts the channels of one shank anew; programs have also written the raw file's
+    column as original_channel_idx. Numbers count only where a file has no positions.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +120,7 @@ def _entries(path: Path, positions: np.ndarray, raw_columns: Sequence[int] | Non
             for name, entry in entries.items()
             if (match := re.fullmatch(r"channel_(\d+)", name))
         }
-        indices = [int(entry.get("original_channel_idx", k)) for k, entry in entries.items()]
+        rows = [_row(entry, k, positions) for k, entry in entries.items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f"{path}: expected an alignment's channel locations, found otherwise ({error})"
@@ -130,20 +129,19 @@ def _entries(path: Path, positions: np.ndarray, raw_columns: Sequence[int] | Non
         raise DataError(
             f"{path}: expected entries channel_0, channel_1, ..., found none; align the probe again"
         )
-    row_of_raw = {int(raw): row for row, raw in enumerate(() if raw_columns is None else raw_columns)}
-    for rows in (indices, [row_of_raw.get(index, -1) for index in indices]):
-        if all(
-            0 <= row < len(positions) and _there(entry, positions[row])
-            for row, entry in zip(rows, entries.values(), strict=True)
-        ):
-            return list(zip(rows, entries.values(), strict=True))
-    raise DataError(
-        f"{path}: expected the positions of this probe's channels, found others ({len(entries)} channels of "
-        f"{len(positions)}); was it aligned with another probe's or an earlier export's files?"
-    )
+    if None in rows:
+        raise DataError(
+            f"{path}: expected the positions of this probe's channels, found others ({len(entries)} channels "
+            f"of {len(positions)}); was it aligned with another probe's or an earlier export's files?"
+        )
+    return list(zip(rows, entries.values(), strict=True))
 
 
-def _there(entry: dict, position: np.ndarray) -> bool:
-    """Whether a location's lateral and axial position are the channel's (true where it has none)."""
-    stated = ((entry.get("lateral"), position[0]), (entry.get("axial"), position[1]))
-    return all(value is None or abs(float(value) - at) <= SAME_PLACE_UM for value, at in stated)
+def _row(entry: dict, number: int, positions: np.ndarray) -> int | None:
+    """The row of the channel that lies where the entry says that it does; None where there is none."""
+    if "lateral" in entry and "axial" in entry:
+        away = np.abs(positions - [float(entry["lateral"]), float(entry["axial"])]).max(axis=1, initial=0.0)
+        near = np.flatnonzero(away <= SAME_PLACE_UM)
+        return int(near[0]) if len(near) == 1 else None
+    row = int(entry.get("original_channel_idx", number))
+    return row if 0 <= row < len(positions) else None
