@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -17,6 +18,7 @@ from one.alf.io import load_object
 from powerpixels import alf
 from powerpixels.documents import Part
 from powerpixels.export import gather
+from powerpixels.motion import MotionDocument
 
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
 
@@ -273,6 +275,76 @@ def test_a_joined_session_without_spikes_loads_too(made, tmp_path):
     assert clusters.check_dimensions == 0
     assert np.isnan(clusters["amps"]).all()
     assert clusters["metrics"]["session_spikes"].tolist() == [0] * 5
+
+
+def motion_of(folder, unit: str, estimated: bool = True):
+    """A folder of DRIFT: bins at 0.5, 1.5, ... 4.5 s and two depths; or one of a unit that was left out."""
+    folder.mkdir()
+    MotionDocument(
+        probe="probe00",
+        unit=unit,
+        status="estimated" if estimated else "skipped",
+        message="",
+        policy="auto",
+        policy_text="",
+        corrected=False,
+        method="dredge_ap",
+        version="",
+        parameters={},
+        seed=1,
+        n_channels=12,
+        duration_s=N_SAMPLES / RATE,
+        read_s=5.0,
+        n_peaks=100,
+        bin_s=1.0,
+        n_temporal_bins=5,
+        n_spatial_bins=2,
+        range_um=9.0,
+        alignment=None,
+    ).save(folder / "motion.json")
+    if estimated:
+        np.save(folder / "temporal_bins_s.npy", np.arange(5) + 0.5)
+        np.save(folder / "spatial_bins_um.npy", np.array([100.0, 180.0]))
+        np.save(folder / "displacement_um.npy", np.arange(10.0).reshape(5, 2))
+    return folder
+
+
+def test_motion_and_muted_stretches_of_a_session(made, tmp_path):
+    """Of the second of two sessions that were sorted as one: its own bins and intervals, on its own clock."""
+    parts = [
+        Part(subject="mouse01", session=name, start=start, n_samples=n)
+        for name, start, n in (("2026-03-01_001", 0, 60_000), ("2026-03-02", 60_000, 90_000))
+    ]
+    preprocess = made.preprocess.model_copy(update={"parts": parts})
+    muted = np.array([[0, 10_000, 20_000], [1, 30_000, 33_000], [1, 80_000, 90_000]])
+    np.save(tmp_path / "muted.npy", muted)
+    motions = [motion_of(tmp_path / "m1", "shank2"), motion_of(tmp_path / "m2", "shank1", estimated=False)]
+    document = session_of(made, "2026-03-02", (90_000, 0))
+    arguments = (document, preprocess, CLOCK, made.units, (), tmp_path / "muted.npy", motions)
+    export = gather(*arguments)
+    alf.write_alf(export, tmp_path / "alf")
+    assert [path.name for path in (tmp_path / "alf").iterdir() if not spec.is_valid(path.name)] == []
+
+    spikes = load_object(tmp_path / "alf", "spikes")
+    samples = spikes["samples"]
+    expected = ((samples >= 30_000) & (samples < 33_000)) | ((samples >= 80_000) & (samples < 90_000))
+    assert spikes["muted"].dtype == bool and 0 < expected.sum() < len(samples)
+    assert np.array_equal(spikes["muted"], expected)
+    assert f"{expected.sum()} of {len(samples)} spikes lie in stretches that were muted" in export.notes
+
+    # Only one of three shanks has a motion; the bins at 2.5, 3.5 and 4.5 s of 5 are this session's.
+    drift = {name: np.load(tmp_path / "alf" / f"{name}.shank2.npy") for name in ("drift.times", "drift.um")}
+    assert np.load(tmp_path / "alf" / "drift_depths.um.shank2.npy").tolist() == [100.0, 180.0]
+    assert drift["drift.um"].tolist() == [[4, 5], [6, 7], [8, 9]]
+    on_reference = CLOCK.offset_s + CLOCK.slope * np.array([0.5, 1.5, 2.5])
+    assert drift["drift.times"] == pytest.approx(on_reference, abs=1e-9)
+    clock = json.loads((tmp_path / "alf" / "_powerpixels_clock.fit.json").read_text())
+    assert clock["files"]["drift.times.shank2.npy"] == {"clock": "nidq", "unit": "s", "bound_us": None}
+    with pytest.raises(ValueError, match="expected each of the units"):
+        gather(*arguments[:-1], [motions[0], motions[0]])
+    # The only unit's files have IBL's plain names.
+    names = {name.split(".npy")[0] for name in alf._drift(replace(export, units=["shank2"]))}
+    assert names == {"drift.times", "drift.um", "drift_depths.um"}
 
 
 def test_unknown_label_is_refused(made, tmp_path):
