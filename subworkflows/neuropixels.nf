@@ -1,5 +1,6 @@
 include { codeDigest          } from './inputs'
 include { explainedFailures   } from './failures'
+include { folderNamed ; madeBy ; manifestOf ; parametersOf ; recordOf } from './manifest'
 include { folderOf            } from '../modules/resources'
 include { INSPECT             } from '../modules/inspect'
 include { REFUSE              } from '../modules/refuse'
@@ -16,6 +17,7 @@ include { ANALYZE             } from '../modules/analyze'
 include { LABEL               } from '../modules/label'
 include { EXPORT              } from '../modules/export'
 include { REPORT              } from '../modules/report'
+include { MANIFEST            } from '../modules/manifest'
 
 // The way of the data: sessions → probes → sorting units, and back to probes. A probe's recordings of sessions that
 // are to be sorted as one are joined at PREPROCESS and parted again at EXPORT; most often there is just one.
@@ -229,6 +231,40 @@ workflow NEUROPIXELS {
     versions = INSPECT.out.versions.mix(
         EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, COMPRESS.out.versions, RAW_QC.out.versions,
         HISTOLOGY.out.versions, PREPROCESS.out.versions, DRIFT.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
+    )
+
+    // Every published file with its hash, and what made it. Copies of raw data have manifests of their own, so that
+    // they are not read again where anything else changes.
+    made = INSPECT.out.inspect.map { meta, documents -> madeBy('INSPECT', meta, documents[0].parent) }
+        .mix(
+            EDGES.out.edges.map { meta, edges -> madeBy('EDGES', meta, edges.resolveSibling('ibl')) },
+            SYNC.out.sync.map { meta, sync -> madeBy('SYNC', meta, sync.parent) },
+            EVENTS.out.alf.map { meta, files -> madeBy('EVENTS', meta, folderNamed('alf', files)) },
+            RAW_QC.out.raw_qc.map { meta, files -> madeBy('RAW_QC', meta, folderNamed('raw_qc', files)) },
+            HISTOLOGY.out.picks.map { meta, files -> madeBy('HISTOLOGY', meta, folderNamed('histology', files)) },
+            PREPROCESS.out.preprocessed.map { meta, record, _folders -> madeBy('PREPROCESS', meta, record.parent) },
+            DRIFT.out.drift.map { meta, folder -> madeBy('DRIFT', meta, folder) },
+            SORT.out.sorting.map { meta, folder -> madeBy('SORT', meta, folder) },
+            ANALYZE.out.analysis.map { meta, folder -> madeBy('ANALYZE', meta, folder) },
+            LABEL.out.labels.map { meta, folder -> madeBy('LABEL', meta, folder) },
+            EXPORT.out.summary.map { meta, summary -> madeBy('EXPORT', meta, summary.parent) },
+            COMPRESS.out.copies.map { meta, files -> madeBy('COMPRESS', meta, folderNamed('compressed', files)) }
+        )
+        .groupTuple()
+    read = probes
+        .map { meta, document, files, _is_reference, lf_files -> [madeBy('', meta, '')[0], [document, files + lf_files]] }
+        .mix(daqs.map { meta, document, files, _is_reference -> [madeBy('', meta, '')[0], [document, files]] })
+    named = versions.map { process, file -> [process.tokenize(':').last(), file.text] }.unique().toSortedList { entry -> entry.toString() }
+    everything = named.map { entries -> recordOf(opts, parametersOf(opts).keySet(), entries) }
+    compressing = named.map { entries -> recordOf(opts, ['compress'], entries.findAll { entry -> entry[0] == 'COMPRESS' }) }
+    MANIFEST(
+        made
+            .join(read, remainder: true)
+            .filter { _key, parts, _raw -> parts }
+            .combine(everything)
+            .combine(compressing)
+            .map { key, parts, raw, whole, compression -> manifestOf(key, parts, raw, key.stream ? compression : whole) },
+        codeDigest('pp_manifest.py')
     )
 
     emit:
