@@ -148,13 +148,13 @@ def make_manifest(
     files: dict[str, PublishedFile] = {}
     for part in sorted(parts, key=lambda part: part[:2]):
         clocks = _clocks(part)
-        for relative, path, what in _published(part, probe):
+        for file, path, what in _published(part, probe):
             if path in files:
                 raise ValueError(f"{path} is published by {files[path].stage} and by {part.stage}")
             files[path] = PublishedFile(
                 path=path,
-                size_bytes=relative.stat().st_size,
-                sha256=sha256(relative),
+                size_bytes=file.stat().st_size,
+                sha256=sha256(file),
                 stage=part.stage,
                 what=what,
                 clock=clocks.get(path.removeprefix("alf/").removeprefix(f"{probe}/")),
@@ -204,8 +204,9 @@ def _clocks(part: Part) -> dict[str, str]:
         return {}
     stated = PublishedClock.load(sidecar)
     clocks = {name: file.clock for name, file in stated.files.items()}
-    nwb = {f"nwb/{file.name}": stated.reference for file in part.folder.glob("nwb/*.nwb")}
-    return clocks | nwb
+    # Of NWB, which is one file or a folder of them.
+    below = [file.relative_to(part.folder).as_posix() for file in files_below(part.folder / "nwb")]
+    return clocks | dict.fromkeys(below, stated.reference)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
