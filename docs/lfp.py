@@ -6,7 +6,8 @@
 Needs a run with --lfp, which gives the LF band of probes of every kind at 2500 Hz. Writes folders that
 spikeinterface.load opens, in µV: OUT/lfp_car (1 to 400 Hz, channels' sampling times aligned, each shank's
 median taken off) and OUT/lfp_motion_corrected (the same moved back along the shank), with OUT/times.npy,
-seconds on the session's clock, and OUT/motion (what was found; spikeinterface.core.motion.Motion.load).
+seconds on the session's clock, and OUT/motion (spikeinterface.core.motion.Motion.load), whose times count
+from the first sample.
 """
 
 import sys
@@ -18,15 +19,16 @@ from powerpixels import load_lfp
 from spikeinterface.sortingcomponents.motion import estimate_motion, interpolate_motion
 
 
-def main(session: Path, probe: str, out: Path) -> None:
-    """Clean the probe's LFP, estimate its motion, and write both."""
+def main(session: Path, probe: str, out: Path, motion_hz: float = 250) -> None:
+    """Clean the probe's LFP, estimate its motion motion_hz times a second, and write both."""
     out.mkdir(parents=True, exist_ok=True)
     lfp = load_lfp(session, probe)
     np.save(out / "times.npy", lfp.get_times())
+    lfp.reset_times()  # SpikeInterface's interpolation asks for the time behind the last sample
     microvolts = spre.scale_to_uV(spre.astype(lfp, "float32"))
     # A filter of 1 Hz needs long margins, so chunks are long too.
     band = spre.bandpass_filter(
-        microvolts, freq_min=1, freq_max=400, margin_ms=3000, ignore_low_freq_error=True
+        microvolts, freq_min=1, freq_max=400, margin_ms=5000, ignore_low_freq_error=True
     )
     aligned = spre.phase_shift(band)
     shanks = aligned.get_channel_groups()
@@ -36,12 +38,12 @@ def main(session: Path, probe: str, out: Path) -> None:
 
     # DREDge finds motion in the slow pattern along the probe, one signal for each height.
     slow = spre.bandpass_filter(
-        microvolts, freq_min=2, freq_max=100, margin_ms=1500, ignore_low_freq_error=True
+        microvolts, freq_min=2, freq_max=100, margin_ms=2500, ignore_low_freq_error=True
     )
-    heights = spre.average_across_direction(spre.resample(spre.phase_shift(slow), 250), direction="y")
+    heights = spre.average_across_direction(spre.resample(spre.phase_shift(slow), motion_hz), direction="y")
     motion = estimate_motion(heights, method="dredge_lfp", rigid=True)
     motion.save(out / "motion")
-    # Where the channels would lie is worked out anew ten times a second, not at each of the 250 bins.
+    # Where the channels would lie is worked out anew ten times a second, not at each of motion's bins.
     moved = interpolate_motion(clean, motion, border_mode="force_zeros", interpolation_time_bin_size_s=0.1)
     moved.save(folder=out / "lfp_motion_corrected", chunk_duration="30s", n_jobs=1, overwrite=True)
 

@@ -231,6 +231,37 @@ def test_a_channel_in_two_files_is_refused(aligned, tmp_path):
         load_channel_locations([aligned.paths[0], copy], export().recorded)
 
 
+def test_a_real_alignment_of_ibl(real_data, tmp_path):
+    """An insertion's picks and alignment as somebody made them, through ibllib, onto a 1.0 probe's channels."""
+    from iblatlas.atlas import AllenAtlas
+    from ibllib.pipes.ephys_alignment import EphysAlignment
+
+    real = np.load(real_data / "iblapps/tests/fixtures/data_alignmentqc_gui.npz", allow_pickle=True)
+    feature, track = (np.array(line) for line in next(reversed(real["alignments"].item().values())))
+    channels = [
+        built()
+        .document.probe.ap.channels[0]
+        .model_copy(
+            update={"raw_column": k, "x_um": [43.0, 11.0, 59.0, 27.0][k % 4], "y_um": 20.0 * (k // 2 + 1)}
+        )
+        for k in range(384)
+    ]
+    np.save(tmp_path / "channels.localCoordinates.npy", [[c.x_um, c.y_um] for c in channels])
+    tool = AlignmentTool(tmp_path)
+    aligned = EphysAlignment(
+        real["xyz_picks"], tool.positions[:, 1], track, feature, brain_atlas=AllenAtlas(25, mock=True)
+    )
+    xyz = aligned.get_channel_locations(feature, track)
+    path = tool.save(0, np.full(384, 997), ["root"] * 384, xyz)
+    found = load_channel_locations([path], channels)
+    assert list(found) == list(range(384))
+    assert np.array([location[:3] for location in found.values()]) == pytest.approx(xyz * 1e6, abs=1e-6)
+    # Along a track that goes 3.8 mm down in the left hemisphere, channel 0 at the tip.
+    depths = np.array([location.z_um for location in found.values()])
+    assert (np.diff(depths[::2]) > 0).all() and 3000 < np.ptp(depths) < 4500
+    assert all(location.x_um < 0 for location in found.values())
+
+
 def test_left_hemisphere_and_missing_origin(aligned, tmp_path):
     entries = {"channel_0": json.loads(aligned.paths[0].read_text())["channel_0"] | {"brain_region_id": -382}}
     path = tmp_path / "channel_locations.json"

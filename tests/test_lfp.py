@@ -15,7 +15,7 @@ from powerpixels.stage import DataError
 from spikeinterface.core.motion import Motion
 
 ROOT = Path(__file__).resolve().parents[1]
-RATE, SECONDS, N, PITCH_UM = 2500, 20, 64, 20.0
+RATE, SECONDS, N, PITCH_UM = 2500, 20, 48, 20.0
 MOVED_UM = 60.0
 
 
@@ -84,7 +84,7 @@ def test_the_loader_gives_microvolts_by_contact(session):
 
 def test_the_example_finds_the_motion_and_takes_it_out(session, tmp_path):
     example = runpy.run_path(str(ROOT / "docs" / "lfp.py"))
-    example["main"](session, "probe00", tmp_path / "out")
+    example["main"](session, "probe00", tmp_path / "out", motion_hz=50)
     clean = si.load(tmp_path / "out" / "lfp_car").get_traces()
     # The common signal is gone with the median, but for what the field itself leaves in it.
     assert np.median(clean, axis=1) == pytest.approx(0, abs=1e-3)

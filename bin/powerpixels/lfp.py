@@ -39,7 +39,7 @@ def load_lfp(session_path: Path | str, probe: str) -> BaseRecording:
     recording.set_probe(geometry, group_mode="by_shank")
     for name in ("raw_column", "inter_sample_shift"):
         recording.set_property(name, group[name][:])
-    recording.set_times(group["timestamps"][:], with_warning=False)
+    recording.set_times(group["timestamps"][:])
     return recording
 
 
