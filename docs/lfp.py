@@ -36,11 +36,14 @@ def main(session: Path, probe: str, out: Path, motion_hz: float = 250) -> None:
     referenced = spre.common_reference(aligned, operator="median", groups=groups)
     clean = referenced.save(folder=out / "lfp_car", chunk_duration="30s", n_jobs=1, overwrite=True)
 
-    # DREDge finds motion in the slow pattern along the probe, one signal for each height.
+    # DREDge finds motion in the slow pattern along the probe, one signal for each height. What all channels
+    # share tells nothing of where they are, so it is the second derivative along the probe.
     slow = spre.bandpass_filter(
         microvolts, freq_min=2, freq_max=100, margin_ms=2500, ignore_low_freq_error=True
     )
-    heights = spre.average_across_direction(spre.resample(spre.phase_shift(slow), motion_hz), direction="y")
+    slower = spre.resample(spre.phase_shift(slow), motion_hz)
+    sources = spre.directional_derivative(slower, direction="y", order=2, edge_order=1)
+    heights = spre.average_across_direction(sources, direction="y")
     motion = estimate_motion(heights, method="dredge_lfp", rigid=True)
     motion.save(out / "motion")
     # Where the channels would lie is worked out anew ten times a second, not at each of motion's bins.

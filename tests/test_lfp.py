@@ -21,7 +21,7 @@ MOVED_UM = 60.0
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory) -> Path:
-    """A 1.0 probe's LF stream: a smooth field along the probe, from the middle on 60 µm higher, and 50 µV common."""
+    """A 1.0 probe's LF stream: layers that go up and down together, from the middle on 60 µm higher; 50 µV common."""
     channels = [
         Channel(
             raw_column=k, channel_id=f"LF{k}", contact_id=f"e{k}", shank=0, x_um=0.0, y_um=PITCH_UM * k,
@@ -41,14 +41,10 @@ def session(tmp_path_factory) -> Path:
     rng = np.random.default_rng(1)
     fine = np.arange(-500, PITCH_UM * N + 500, PITCH_UM)
     bumps = np.exp(-(((fine[:, None] - rng.uniform(fine[0], fine[-1], 40)) / 60) ** 2))
-    waves = np.fft.irfft(
-        np.where(
-            np.abs(np.fft.rfftfreq(RATE * SECONDS, 1 / RATE) - 20) < 15,
-            np.fft.rfft(rng.normal(size=(40, RATE * SECONDS))),
-            0,
-        )
-    )
-    field = 100 * (bumps @ (waves / waves.std())).T
+    wave = np.fft.rfft(rng.normal(size=RATE * SECONDS))
+    wave[np.abs(np.fft.rfftfreq(RATE * SECONDS, 1 / RATE) - 10) > 6] = 0
+    wave = np.fft.irfft(wave)
+    field = 100 * np.outer(wave / wave.std(), bumps @ rng.normal(size=40))
     depths = PITCH_UM * np.arange(N)
     traces = np.empty((RATE * SECONDS, N))
     half = len(traces) // 2
@@ -56,7 +52,8 @@ def session(tmp_path_factory) -> Path:
         rows = np.searchsorted(fine, depths - moved)
         traces[part] = field[part][:, rows]
     common = 50 * np.sin(2 * np.pi * 10 * np.arange(len(traces)) / RATE)
-    counts = np.round((traces + common[:, None]) / 4.69).astype(np.int16)
+    traces += common[:, None] + rng.normal(0, 5, traces.shape)
+    counts = np.round(traces / 4.69).astype(np.int16)
 
     folder = tmp_path_factory.mktemp("lfp") / "001"
     (folder / "alf" / "probe00").mkdir(parents=True)
