@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from driver import ENGINES, Launcher, Run
+from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import load_neural_data
 from powerpixels.documents import Preprocess
@@ -210,6 +211,8 @@ def test_one_loads_the_alf(finished, probe):
     assert len(clusters["metrics"]) == len(clusters["bombcellLabels"]) == n_units
     labels = pd.read_csv(folder / "clusters.metrics.csv")
     assert (clusters["kilosortLabels"] == (labels["ks2_label"] == "good")).all()
+    names = [path.name for path in folder.iterdir()] + [path.name for path in folder.parent.glob("*.*")]
+    assert [name for name in names if not spec.is_valid(name)] == []
     # Amplitudes in volts: the planted ones are 12 to 150 µV.
     assert 10e-6 < np.median(spikes["amps"]) < 200e-6
 
