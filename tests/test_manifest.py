@@ -36,8 +36,9 @@ def parts(tmp_path) -> list[Part]:
         "raw_qc.json",
         "levels.png",
         "artifacts.csv",
-        "_iblqc_x.rms.npy",
+        "_iblqc_x.timestamps.npy",
         "lfp.zarr/traces/0.0",
+        "lfp.zarr/timestamps/0",
         "lfp.zarr/a.json",
     )
     write(at / "preprocessed", "preprocess.json", "muted.npy", "shank0/traces.bin", "shank0/muted.npy")
@@ -49,7 +50,7 @@ def parts(tmp_path) -> list[Part]:
         "alf/spikes.times.npy",
         "alf/clusters.depths.npy",
     )
-    write_clock(CLOCK, "", {"spikes.times.npy": "s", "spikes.samples.npy": "samples"}, at / "export" / "alf")
+    write_clock(CLOCK, "", {"spikes.times.npy": "s", "_iblqc_x.timestamps.npy": "s"}, at / "export" / "alf")
     write(at / "labels", "labels.csv", "phy/cluster_a.tsv")
     write(at / "analysis", "metrics.csv", "analyzer.zarr/.zgroup", "analyzer.zarr/templates/0.0")
     write(at / "sync", "sync.json", "residuals.png", "residuals.json", "ibl/_spikeglx_a.sync.npy")
@@ -73,11 +74,12 @@ def parts(tmp_path) -> list[Part]:
 
 
 PLACES = {
-    "alf/probe00/_iblqc_x.rms.npy": "raw_qc/_iblqc_x.rms.npy",
+    "alf/probe00/_iblqc_x.timestamps.npy": "raw_qc/_iblqc_x.timestamps.npy",
     "alf/probe00/_powerpixels_clock.fit.json": "export/alf/_powerpixels_clock.fit.json",
     "alf/probe00/clusters.depths.npy": "export/alf/clusters.depths.npy",
     "alf/probe00/lfp.zarr/a.json": "raw_qc/lfp.zarr/a.json",
     "alf/probe00/lfp.zarr/traces/0.0": "raw_qc/lfp.zarr/traces/0.0",
+    "alf/probe00/lfp.zarr/timestamps/0": "raw_qc/lfp.zarr/timestamps/0",
     "alf/probe00/spikes.times.npy": "export/alf/spikes.times.npy",
     "analyzers/probe00/shank0.zarr/.zgroup": "analysis/analyzer.zarr/.zgroup",
     "analyzers/probe00/shank0.zarr/templates/0.0": "analysis/analyzer.zarr/templates/0.0",
@@ -117,8 +119,14 @@ def test_every_published_file_and_nothing_else(published, tmp_path):
     for file in manifest.files:
         content = (tmp_path / "work" / PLACES[file.path]).read_bytes()
         assert (file.size_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    clocks = {file.path: file.clock for file in manifest.files if file.clock}
-    assert clocks == {"alf/probe00/spikes.times.npy": "nidq", "nwb/a.nwb": "nidq"}
+    assert {file.path: file.clock for file in manifest.files if file.clock} == {
+        "alf/probe00/spikes.times.npy": "nidq",
+        "alf/probe00/_iblqc_x.timestamps.npy": "nidq",
+        "alf/probe00/lfp.zarr/timestamps/0": "nidq",
+        "nwb/a.nwb": "nidq",
+        "qc/probe00/muted.npy": "imec0.ap",
+        "spike_sorters/lupin/probe00/shank0/spike_samples.npy": "imec0.ap",
+    }
     assert manifest.parameters == {"seed": 42} and manifest.software["SORT"][0]["kilosort"] == "4.1.7"
     assert "/work/" not in manifest.model_dump_json()
 

@@ -71,6 +71,10 @@ PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
     "HISTOLOGY": [(r"(.*\.json)", r"alf/\1", "track of the probe for the alignment tool")],
     "COMPRESS": [(r"(.*)", r"raw_ephys_data/\1", "verified copy of a raw stream")],
 }
+# Names the clock of each file of ALF beside it; and further files that are counted on one.
+CLOCK_FILE = "_powerpixels_clock.fit.json"
+ON_REFERENCE = r"nwb/|alf/[^/]+/lfp\.zarr/timestamps/"
+ON_STREAM = r"qc/[^/]+/(muted\.npy|drift/(.*/)?temporal_bins_s\.npy)|spike_sorters/.*/spike_samples\.npy"
 # What people and their tools add to a session's folder: never missing, and not of the pipeline.
 ADDED = re.compile(
     r"(.*/)?#[^/]+#/.*|(.*/)?curation/.*|histology/.*|(.*/)?(channel_locations|prev_alignments)[^/]*\.json"
@@ -146,8 +150,10 @@ def make_manifest(
     files. Raises ``ValueError`` where two files would be published to one place.
     """
     files: dict[str, PublishedFile] = {}
-    for part in sorted(parts, key=lambda part: part[:2]):
-        clocks = _clocks(part)
+    parts = sorted(parts, key=lambda part: part[:2])
+    sidecars = [file for part in parts for file in files_below(part.folder) if file.name == CLOCK_FILE]
+    stated = PublishedClock.load(sidecars[0]) if sidecars else None
+    for part in parts:
         for file, path, what in _published(part, probe):
             if path in files:
                 raise ValueError(f"{path} is published by {files[path].stage} and by {part.stage}")
@@ -157,7 +163,7 @@ def make_manifest(
                 sha256=sha256(file),
                 stage=part.stage,
                 what=what,
-                clock=clocks.get(path.removeprefix("alf/").removeprefix(f"{probe}/")),
+                clock=_clock(path, probe, stated),
             )
     # One file may hold both bands.
     named = {
@@ -197,16 +203,16 @@ def _published(part: Part, probe: str) -> Iterator[tuple[Path, str, str]]:
                 break
 
 
-def _clocks(part: Part) -> dict[str, str]:
-    """Clock by file of a folder of ALF, and of what else a stage counts on one."""
-    sidecar = next((f for f in files_below(part.folder) if f.name == "_powerpixels_clock.fit.json"), None)
-    if sidecar is None:
-        return {}
-    stated = PublishedClock.load(sidecar)
-    clocks = {name: file.clock for name, file in stated.files.items()}
-    # Of NWB, which is one file or a folder of them.
-    below = [file.relative_to(part.folder).as_posix() for file in files_below(part.folder / "nwb")]
-    return clocks | dict.fromkeys(below, stated.reference)
+def _clock(path: str, probe: str, stated: PublishedClock | None) -> str | None:
+    """Clock of a published file's times or samples, as the file beside the probe's ALF says."""
+    if stated is None:
+        return None
+    name = path.removeprefix("alf/").removeprefix(f"{probe}/")
+    if name in stated.files:
+        return stated.files[name].clock
+    if re.match(ON_REFERENCE, path):
+        return stated.reference
+    return stated.stream if re.match(ON_STREAM, path) else None
 
 
 def files_below(folder: Path) -> Iterator[Path]:
