@@ -3,6 +3,7 @@
 
 include { readParams ; readSamplesheet } from './subworkflows/inputs'
 include { failedTasks ; failureLine    } from './subworkflows/failures'
+include { imagesOf                     } from './subworkflows/manifest'
 include { NEUROPIXELS                  } from './subworkflows/neuropixels'
 
 workflow {
@@ -50,13 +51,6 @@ def versionLines(process, versions) {
     return "${process.tokenize(':').last()}:\n".toString() + named.collect { entry -> "  ${entry.key}: ${entry.value}\n" }.join('')
 }
 
-// The images that tasks ran in, with the digests that `make images` left beside them.
 def imageLines(opts) {
-    def cpu = opts.container ?: "${projectDir}/containers/powerpixels-cpu.sif"
-    def gpu = opts.sorter_image ?: opts.container ?: "${projectDir}/containers/powerpixels-gpu.sif"
-    def images = workflow.containerEngine ? [cpu, gpu].collect { image -> image.toString() }.unique() : []
-    return images.collect { image ->
-        def digest = file("${image}.sha256")
-        "  ${file(image).name}: ${digest.exists() ? 'sha256 ' + digest.text.tokenize()[0] : 'digest not known'}\n".toString()
-    }.join('')
+    return imagesOf(opts).collect { name, digest -> "  ${name}: ${digest}\n".toString() }.join('')
 }

@@ -24,6 +24,15 @@ def main(argv):
         parser.add_argument(
             f"--{name}", type=Path, nargs="+", required=True, help=f"{what}, one per sorting unit, same order"
         )
+    parser.add_argument("--muted", type=Path, help="muted.npy of PREPROCESS")
+    parser.add_argument("--motion", type=Path, nargs="*", default=[], help="folders of DRIFT, in any order")
+    parser.add_argument(
+        "--locations",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="channel_locations*.json of the probe's alignment",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
     if len({len(args.sorting), len(args.analysis), len(args.labels), len(args.recording)}) != 1:
@@ -37,7 +46,13 @@ def main(argv):
         for paths in zip(args.sorting, args.analysis, args.labels, args.recording, strict=True)
     ]
     probe = export.gather(
-        ProbeDocument.load(args.probe), Preprocess.load(args.preprocess), ClockFit.load(args.sync), units
+        ProbeDocument.load(args.probe),
+        Preprocess.load(args.preprocess),
+        ClockFit.load(args.sync),
+        units,
+        args.locations,
+        args.muted,
+        args.motion,
     )
     alf.write_alf(probe, args.out / "alf")
     nwb.write_nwb(probe, args.out / "nwb")

@@ -21,13 +21,23 @@ def main(argv: Sequence[str]) -> None:
         required=True,
         help="file of a histology tool, or folder",
     )
-    parser.add_argument("--probes", nargs="+", required=True, help="names of the session's probes")
+    parser.add_argument(
+        "--probes",
+        nargs="+",
+        required=True,
+        metavar="PROBE:SHANKS",
+        help="the session's probes with their recorded shanks, counted from 0, as in probe00:0,1,2,3",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for <probe>/xyz_picks*.json")
     arguments = parser.parse_args(argv)
 
     from powerpixels.histology import convert_session
 
-    for line in convert_session(arguments.tracing, arguments.out, arguments.probes):
+    probes = {}
+    for given in arguments.probes:
+        name, _, shanks = given.partition(":")
+        probes[name] = [int(shank) for shank in shanks.split(",")]
+    for line in convert_session(arguments.tracing, arguments.out, probes):
         logging.getLogger("powerpixels").info("%s", line)
     write_versions(Path("versions.json"), "numpy", "scipy", "h5py")
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""INSPECT: look at a session's raw folder; write inventory.json, probes.json, <probe>.json, <stream>.json."""
+"""INSPECT: look at a session's raw folder; write inventory.json, probes.json, <probe>.json, <stream>.json.
+
+Also probes.description.json, the session's probes as IBL lists them.
+"""
 
 import argparse
 import json
@@ -36,6 +39,9 @@ def main(argv):
         document.save(arguments.out / name)
     head = inventory.head_document(found)
     (arguments.out / "probes.json").write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
+    described = inventory.probes_description(found)
+    path = arguments.out / "probes.description.json"
+    path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     write_versions(Path("versions.json"), "probeinterface", "pydantic", "numpy")
 
 

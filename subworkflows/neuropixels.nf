@@ -1,5 +1,7 @@
 include { codeDigest          } from './inputs'
 include { explainedFailures   } from './failures'
+include { folderNamed ; madeBy ; manifestOf ; parametersOf ; recordOf } from './manifest'
+include { folderOf            } from '../modules/resources'
 include { INSPECT             } from '../modules/inspect'
 include { REFUSE              } from '../modules/refuse'
 include { EDGES               } from '../modules/edges'
@@ -16,6 +18,7 @@ include { ANALYZE             } from '../modules/analyze'
 include { LABEL               } from '../modules/label'
 include { EXPORT              } from '../modules/export'
 include { REPORT              } from '../modules/report'
+include { MANIFEST            } from '../modules/manifest'
 
 // The way of the data: sessions → probes → sorting units, and back to probes. A probe's recordings of sessions that
 // are to be sorted as one are joined at PREPROCESS and parted again at EXPORT; most often there is just one.
@@ -91,9 +94,9 @@ workflow NEUROPIXELS {
     tracings = sessions
         .filter { _meta, _raw, _wanted, _print, _joined, histology -> histology }
         .map { meta, _raw, _wanted, _print, _joined, histology -> [meta] + histology }
-        .join(found.map { meta, _joined, seen -> [meta, seen.probes.collect { probe -> probe[0].probe }] })
-        .filter { _meta, _tracing, _print, names -> names }
-        .map { meta, tracing, print, names -> [meta + [stream: 'histology'], tracing, print, names] }
+        .join(found.map { meta, _joined, seen -> [meta, seen.shanks] })
+        .filter { _meta, _tracing, _print, shanks -> shanks }
+        .map { meta, tracing, print, shanks -> [meta + [stream: 'histology'], tracing, print, shanks] }
     HISTOLOGY(tracings, codeDigest('pp_histology.py'))
 
     // What the raw bands look like, beside the sorting.
@@ -104,6 +107,12 @@ workflow NEUROPIXELS {
         opts.subMap(['lfp', 'notch', 'notch_threshold_uv2_hz', 'seed']),
         codeDigest('pp_raw_qc.py')
     )
+
+    // Where each probe's channels lie in the brain, once it was aligned.
+    locations = sessions
+        .map { meta, _raw, _wanted, _print, _joined, histology -> [meta, histology ? histology[0] : null] }
+        .join(found.map { meta, _joined, seen -> [meta, seen.probes.collect { probe -> probe[0] }] })
+        .flatMap { _meta, histology, metas -> metas.collect { probe -> [probe, channelLocations(probe, histology, metas.size() == 1, opts.outdir)] } }
 
     // Which recordings are sorted as one. Nothing is sorted whose clock can't be had.
     joined_of = found
@@ -163,24 +172,32 @@ workflow NEUROPIXELS {
     )
 
     // Gather: a probe goes on the moment its own last sorting unit is labelled, once for each of its sessions.
-    gathered = SORT.out.sorting
+    labelled = SORT.out.sorting
         .join(ANALYZE.out.analysis)
         .join(LABEL.out.labels)
         .join(units)
-        .map { meta, sorting, analysis, labels, folder ->
-            [groupKey(probeOf(meta), meta.n_units), [meta.unit, sorting, analysis, labels, folder.resolve('recording.json')]]
-        }
+        .map { meta, sorting, analysis, labels, folder -> [meta, [meta.unit, sorting, analysis, labels, folder.resolve('recording.json')]] }
+    moved = opts.drift == 'off'
+        ? labelled.map { meta, member -> [meta, member, null] }
+        // A unit whose motion could not be had goes on at the end, without it.
+        : labelled.join(DRIFT.out.drift, remainder: true).filter { _meta, member, _drift -> member }
+    gathered = moved
+        .map { meta, member, drift -> [groupKey(probeOf(meta), meta.n_units), member + [drift ?: []]] }
         .groupTuple()
         // In the units' order: that of their arrival differs between runs and would change the task.
-        .map { key, members -> [key.getGroupTarget()] + members.toSorted { member -> member[0] }.transpose().drop(1) }
+        .map { key, members ->
+            def parts = members.toSorted { member -> member[0] }.transpose().drop(1)
+            [key.getGroupTarget()] + parts[0..3] + [parts[4].findAll { drift -> drift }]
+        }
     EXPORT(
         probes
             .map { meta, document, _files, _is_reference, _lf_files -> [meta, document] }
             .join(SYNC.out.sync)
+            .join(locations)
             .join(joined_of)
-            .map { meta, document, sync, joined -> [joined.getGroupTarget(), meta, document, sync] }
-            .combine(PREPROCESS.out.preprocessed.map { meta, record, _folders -> [meta, record] }.join(gathered), by: 0)
-            .map { parts -> [parts[1], parts[2], parts[4], parts[3]] + parts.drop(5) },
+            .map { meta, document, sync, places, joined -> [joined.getGroupTarget(), meta, document, sync, places] }
+            .combine(PREPROCESS.out.preprocessed.map { meta, record, _folders -> [meta, record] }.join(PREPROCESS.out.muted).join(gathered), by: 0)
+            .map { parts -> [parts[1], parts[2], parts[5], parts[6], parts[3], parts[4]] + parts.drop(7) },
         codeDigest('pp_export.py')
     )
 
@@ -193,7 +210,7 @@ workflow NEUROPIXELS {
         .map { id, joined -> [true, id, joined] }
         .mix(
             tracings.map { meta, _tracing, _print, _names -> [true, idOf(meta), ''] },
-            HISTOLOGY.out.picks.map { meta, _picks -> [false, idOf(meta), ''] },
+            HISTOLOGY.out.done.map { meta -> [false, idOf(meta), ''] },
             EXPORT.out.summary.map { meta, _summary -> [false, idOf(meta), ''] },
             EVENTS.out.done.map { meta -> [false, idOf(meta), ''] },
             RAW_QC.out.raw_qc.map { meta, _files -> [false, idOf(meta + [stream: 'raw_qc']), ''] },
@@ -226,6 +243,40 @@ workflow NEUROPIXELS {
         HISTOLOGY.out.versions, PREPROCESS.out.versions, VISUALIZE.out.versions, DRIFT.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
     )
 
+    // Every published file with its hash, and what made it. Copies of raw data have manifests of their own, so that
+    // they are not read again where anything else changes.
+    made = INSPECT.out.inspect.map { meta, documents -> madeBy('INSPECT', meta, documents[0].parent) }
+        .mix(
+            EDGES.out.edges.map { meta, edges -> madeBy('EDGES', meta, edges.resolveSibling('ibl')) },
+            SYNC.out.sync.map { meta, sync -> madeBy('SYNC', meta, sync.parent) },
+            EVENTS.out.alf.map { meta, files -> madeBy('EVENTS', meta, folderNamed('alf', files)) },
+            RAW_QC.out.raw_qc.map { meta, files -> madeBy('RAW_QC', meta, folderNamed('raw_qc', files)) },
+            HISTOLOGY.out.picks.map { meta, files -> madeBy('HISTOLOGY', meta, folderNamed('histology', files)) },
+            PREPROCESS.out.preprocessed.map { meta, record, _folders -> madeBy('PREPROCESS', meta, record.parent) },
+            DRIFT.out.drift.map { meta, folder -> madeBy('DRIFT', meta, folder) },
+            SORT.out.sorting.map { meta, folder -> madeBy('SORT', meta, folder) },
+            ANALYZE.out.analysis.map { meta, folder -> madeBy('ANALYZE', meta, folder) },
+            LABEL.out.labels.map { meta, folder -> madeBy('LABEL', meta, folder) },
+            EXPORT.out.summary.map { meta, summary -> madeBy('EXPORT', meta, summary.parent) },
+            COMPRESS.out.copies.map { meta, files -> madeBy('COMPRESS', meta, folderNamed('compressed', files)) }
+        )
+        .groupTuple()
+    read = probes
+        .map { meta, document, files, _is_reference, lf_files -> [madeBy('', meta, '')[0], [document, files + lf_files]] }
+        .mix(daqs.map { meta, document, files, _is_reference -> [madeBy('', meta, '')[0], [document, files]] })
+    named = versions.map { process, file -> [process.tokenize(':').last(), file.text] }.unique().toSortedList { entry -> entry.toString() }
+    everything = named.map { entries -> recordOf(opts, parametersOf(opts).keySet(), entries) }
+    compressing = named.map { entries -> recordOf(opts, ['compress'], entries.findAll { entry -> entry[0] == 'COMPRESS' }) }
+    MANIFEST(
+        made
+            .join(read, remainder: true)
+            .filter { _key, parts, _raw -> parts }
+            .combine(everything)
+            .combine(compressing)
+            .map { key, parts, raw, whole, compression -> manifestOf(key, parts, raw, key.stream ? compression : whole) },
+        codeDigest('pp_manifest.py')
+    )
+
     emit:
     versions // channel: [ val(process), path(versions.json) ]
 }
@@ -237,13 +288,13 @@ def readInspection(meta, raw, wanted, documents, reference_clock) {
     def seen = new groovy.json.JsonSlurper().parse(document['probes.json'])
     // Where there are probes each says for itself why it can't be used.
     if (seen.session_blocked && !seen.probes) {
-        return [probes: [], daqs: [], streams: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
+        return [probes: [], daqs: [], streams: [], shanks: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
     }
     def names = seen.probes.collect { probe -> probe.probe.toString() }
     def clocks = seen.daqs.collect { daq -> daq.stream.toString() } + names
     if (reference_clock != 'auto' && !(reference_clock in clocks)) {
         def reason = "--reference_clock asks for ${reference_clock}; the recording has ${clocks.join(', ') ?: 'no stream'}".toString()
-        return [probes: [], daqs: [], streams: [], refused: [[meta + [probe: ''], reason]]]
+        return [probes: [], daqs: [], streams: [], shanks: [], refused: [[meta + [probe: ''], reason]]]
     }
     def absent = wanted
         .findAll { name -> !(name in names) }
@@ -255,7 +306,7 @@ def readInspection(meta, raw, wanted, documents, reference_clock) {
     def reference = reference_clock != 'auto' ? reference_clock : seen.reference ?: sound*.probe.find { name -> name }
     if (sound && reference in names && !(reference in sound*.probe)) {
         def reason = "the reference clock ${reference} can't be used, which every other clock is fitted to".toString()
-        return [probes: [], daqs: [], streams: [], refused: absent + blocked + sound.collect { probe -> [meta + [probe: probe.probe.toString()], reason] }]
+        return [probes: [], daqs: [], streams: [], shanks: [], refused: absent + blocked + sound.collect { probe -> [meta + [probe: probe.probe.toString()], reason] }]
     }
     def probes = sound.collect { probe ->
         def lf = seen.streams.find { stream -> stream.probe == probe.probe && stream.files != probe.files }
@@ -289,7 +340,21 @@ def readInspection(meta, raw, wanted, documents, reference_clock) {
                 stream.files.collect { name -> raw.resolve(name) },
             ]
         }
-    return [probes: probes, daqs: daqs, streams: streams, refused: absent + blocked]
+    def shanks = sound.collect { probe -> "${probe.probe}:${probe.shanks.join(',')}".toString() }
+    return [probes: probes, daqs: daqs, streams: streams, shanks: shanks, refused: absent + blocked]
+}
+
+// channel_locations*.json of a probe's alignment: the samplesheet's, else those that the alignment tool left in the
+// probe's ALF folder or somebody put beside the session. A file that names no probe is of the only one.
+def channelLocations(meta, histology, only, outdir) {
+    def session = file("${outdir}/${folderOf(meta)}")
+    def given = histology ? [histology.resolve(meta.probe)] + (only ? [histology] : []) : []
+    def beside = [session.resolve("alf/${meta.probe}"), session.resolve("histology/${meta.probe}")] + (only ? [session] : [])
+    def found = (given + beside).findResult { place ->
+        def files = place.isDirectory() ? place.listFiles() as List : place.exists() ? [place] : []
+        files.findAll { entry -> entry.name ==~ 'channel_locations(_shank\\d+)?[.]json' } ?: null
+    }
+    return (found ?: []).toSorted { entry -> entry.name }
 }
 
 // A JSON document on one line: its text, not its file, enters the tasks, so that a probe whose document

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -17,6 +18,7 @@ from one.alf.io import load_object
 from powerpixels import alf
 from powerpixels.documents import Part
 from powerpixels.export import gather
+from powerpixels.motion import MotionDocument
 
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
 
@@ -50,10 +52,10 @@ def channels(folder):
 
 def test_names_are_alf_and_one_loads_them(folder, caplog):
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    assert len(names) == 24
+    assert len(names) == 28
     assert [name for name in names if not spec.is_valid(name)] == []
     with caplog.at_level(logging.WARNING):
-        assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 5)
+        assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 6)
         assert load_object(folder, "clusters").check_dimensions == 0
         assert load_object(folder, "channels").check_dimensions == 0
     assert [r.getMessage() for r in caplog.records if "Inconsistent" in r.getMessage()] == []
@@ -77,18 +79,16 @@ def built_spikes() -> int:
     return sum(sorting.to_spike_vector().size for sorting in built().sortings.values())
 
 
-def test_channels_are_the_kept_ones_by_raw_column(made, channels):
-    kept = [
-        c
-        for c in sorted(made.document.probe.ap.channels, key=lambda c: c.raw_column)
-        if BAD.get((c.shank, c.raw_column // 3), "good") in ("good", "noise")
-    ]
-    assert len(kept) == 36 - 12 - 3
-    assert channels["rawInd"].tolist() == [c.raw_column for c in kept]
-    assert channels["contactIds"].tolist() == [c.contact_id for c in kept]
-    assert channels["shanks"].tolist() == [c.shank for c in kept]
-    assert channels["localCoordinates"].tolist() == [[c.x_um, c.y_um] for c in kept]
-    assert channels["labels"].tolist() == [2 if c.contact_id == "s0e7" else 0 for c in kept]
+def test_channels_are_the_recorded_ones_by_raw_column(made, channels):
+    recorded = sorted(made.document.probe.ap.channels, key=lambda c: c.raw_column)
+    assert channels["rawInd"].tolist() == [c.raw_column for c in recorded] == list(range(36))
+    assert channels["contactIds"].tolist() == [c.contact_id for c in recorded]
+    assert channels["shanks"].tolist() == [c.shank for c in recorded]
+    assert channels["localCoordinates"].tolist() == [[c.x_um, c.y_um] for c in recorded]
+    codes = {"good": 0, "dead": 1, "noise": 2, "out": 3}
+    labels = [codes[BAD.get((c.shank, c.raw_column // 3), "good")] for c in recorded]
+    assert channels["labels"].tolist() == labels
+    assert np.bincount(labels).tolist() == [20, 1, 1, 14]
 
 
 def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
@@ -96,6 +96,7 @@ def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
         "times": "<f8",
         "samples": "<i8",
         "clusters": "<i4",
+        "templates": "<i4",
         "amps": "<f4",
         "depths": "<f4",
     }
@@ -151,7 +152,7 @@ def test_waveforms_main_channels_and_amplitudes(made, spikes, clusters, channels
         distance = np.linalg.norm(
             channels["localCoordinates"][around] - channels["localCoordinates"][around[0]], axis=1
         )
-        assert sorted(around) == list(range(21))
+        assert sorted(around) == np.flatnonzero(np.isin(channels["labels"], [0, 2])).tolist()
         assert np.all(np.diff(distance) >= 0)
         for k, channel in enumerate(around):
             written = clusters["waveforms"][cluster, :, k]
@@ -173,6 +174,14 @@ def test_waveforms_main_channels_and_amplitudes(made, spikes, clusters, channels
         assert spikes["amps"][mine] == pytest.approx(amps * 1e-6, rel=1e-5)
         assert clusters["amps"][cluster] == pytest.approx(amps.mean() * 1e-6, rel=1e-5)
         assert 3e-5 < clusters["amps"][cluster] < 1e-3  # volts
+
+
+def test_templates_are_the_clusters_as_they_were_sorted(folder, spikes, clusters):
+    templates = load_object(folder, "templates")
+    assert templates.check_dimensions == 0
+    assert np.array_equal(spikes["templates"], spikes["clusters"])
+    for name in ("waveforms", "waveformsChannels", "amps"):
+        assert np.array_equal(templates[name], clusters[name], equal_nan=True)
 
 
 def test_depths_are_the_analyzers_of_that_unit(made, spikes, clusters):
@@ -233,7 +242,7 @@ def test_a_probe_without_units_loads_too(tmp_path):
         name: {len(values) for values in load_object(tmp_path, name).values()}
         for name in ("spikes", "clusters", "channels")
     }
-    assert sizes == {"spikes": {0}, "clusters": {0}, "channels": {0}}
+    assert sizes == {"spikes": {0}, "clusters": {0}, "channels": {36}}
 
 
 def test_gaps_lead_from_samples_to_times(made, tmp_path):
@@ -242,7 +251,7 @@ def test_gaps_lead_from_samples_to_times(made, tmp_path):
     document = session_of(made, "2026-03-01_001", *pieces)
     alf.write_alf(gather(document, made.preprocess, CLOCK, made.units), tmp_path)
     names = [path.name for path in tmp_path.iterdir() if path.is_file()]
-    assert len(names) == 27
+    assert len(names) == 31
     assert [name for name in names if not spec.is_valid(name)] == []
     gaps = load_object(tmp_path, "gaps")
     assert {name: gaps[name].dtype.str for name in gaps} == {
@@ -280,6 +289,76 @@ def test_a_joined_session_without_spikes_loads_too(made, tmp_path):
     assert clusters.check_dimensions == 0
     assert np.isnan(clusters["amps"]).all()
     assert clusters["metrics"]["session_spikes"].tolist() == [0] * 5
+
+
+def motion_of(folder, unit: str, estimated: bool = True):
+    """A folder of DRIFT: bins at 0.5, 1.5, ... 4.5 s and two depths; or one of a unit that was left out."""
+    folder.mkdir()
+    MotionDocument(
+        probe="probe00",
+        unit=unit,
+        status="estimated" if estimated else "skipped",
+        message="",
+        policy="auto",
+        policy_text="",
+        corrected=False,
+        method="dredge_ap",
+        version="",
+        parameters={},
+        seed=1,
+        n_channels=12,
+        duration_s=N_SAMPLES / RATE,
+        read_s=5.0,
+        n_peaks=100,
+        bin_s=1.0,
+        n_temporal_bins=5,
+        n_spatial_bins=2,
+        range_um=9.0,
+        alignment=None,
+    ).save(folder / "motion.json")
+    if estimated:
+        np.save(folder / "temporal_bins_s.npy", np.arange(5) + 0.5)
+        np.save(folder / "spatial_bins_um.npy", np.array([100.0, 180.0]))
+        np.save(folder / "displacement_um.npy", np.arange(10.0).reshape(5, 2))
+    return folder
+
+
+def test_motion_and_muted_stretches_of_a_session(made, tmp_path):
+    """Of the second of two sessions that were sorted as one: its own bins and intervals, on its own clock."""
+    parts = [
+        Part(subject="mouse01", session=name, start=start, n_samples=n)
+        for name, start, n in (("2026-03-01_001", 0, 60_000), ("2026-03-02", 60_000, 90_000))
+    ]
+    preprocess = made.preprocess.model_copy(update={"parts": parts})
+    muted = np.array([[0, 10_000, 20_000], [1, 30_000, 33_000], [1, 80_000, 90_000]])
+    np.save(tmp_path / "muted.npy", muted)
+    motions = [motion_of(tmp_path / "m1", "shank2"), motion_of(tmp_path / "m2", "shank1", estimated=False)]
+    document = session_of(made, "2026-03-02", (90_000, 0))
+    arguments = (document, preprocess, CLOCK, made.units, (), tmp_path / "muted.npy", motions)
+    export = gather(*arguments)
+    alf.write_alf(export, tmp_path / "alf")
+    assert [path.name for path in (tmp_path / "alf").iterdir() if not spec.is_valid(path.name)] == []
+
+    spikes = load_object(tmp_path / "alf", "spikes")
+    samples = spikes["samples"]
+    expected = ((samples >= 30_000) & (samples < 33_000)) | ((samples >= 80_000) & (samples < 90_000))
+    assert spikes["muted"].dtype == bool and 0 < expected.sum() < len(samples)
+    assert np.array_equal(spikes["muted"], expected)
+    assert f"{expected.sum()} of {len(samples)} spikes lie in stretches that were muted" in export.notes
+
+    # Only one of three shanks has a motion; the bins at 2.5, 3.5 and 4.5 s of 5 are this session's.
+    drift = {name: np.load(tmp_path / "alf" / f"{name}.shank2.npy") for name in ("drift.times", "drift.um")}
+    assert np.load(tmp_path / "alf" / "drift_depths.um.shank2.npy").tolist() == [100.0, 180.0]
+    assert drift["drift.um"].tolist() == [[4, 5], [6, 7], [8, 9]]
+    on_reference = CLOCK.offset_s + CLOCK.slope * np.array([0.5, 1.5, 2.5])
+    assert drift["drift.times"] == pytest.approx(on_reference, abs=1e-9)
+    clock = json.loads((tmp_path / "alf" / "_powerpixels_clock.fit.json").read_text())
+    assert clock["files"]["drift.times.shank2.npy"] == {"clock": "nidq", "unit": "s", "bound_us": None}
+    with pytest.raises(ValueError, match="expected each of the units"):
+        gather(*arguments[:-1], [motions[0], motions[0]])
+    # The only unit's files have IBL's plain names.
+    names = {name.split(".npy")[0] for name in alf._drift(replace(export, units=["shank2"]))}
+    assert names == {"drift.times", "drift.um", "drift_depths.um"}
 
 
 def test_unknown_label_is_refused(made, tmp_path):

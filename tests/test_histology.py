@@ -533,13 +533,13 @@ def stage(tmp_path, *arguments):
 
 def test_stage_writes_picks_of_the_sessions_probes(tmp_path):
     ap_histology_v2(tmp_path / "p.mat", {"probe01": VOXELS[1], "imec0": VOXELS[0], "lesion": VOXELS[0]})
-    done = stage(tmp_path, "--tracing", "p.mat", "--probes", "probe00", "probe01", "--out", "histology")
+    done = stage(tmp_path, "--tracing", "p.mat", "--probes", "probe00:0", "probe01:0", "--out", "histology")
     assert done.returncode == 0, done.stderr
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json"))
     assert found == ["histology/probe00/xyz_picks.json", "histology/probe01/xyz_picks.json", "versions.json"]
     assert picks(tmp_path / "histology/probe00/xyz_picks.json")[1, 0] > 0
     assert {"numpy", "scipy", "h5py"} < set(json.loads((tmp_path / "versions.json").read_text()))
-    failed = stage(tmp_path, "--tracing", "p.mat", "--probes", "ProbeA", "--out", "other")
+    failed = stage(tmp_path, "--tracing", "p.mat", "--probes", "ProbeA:0", "--out", "other")
     assert failed.returncode == 65
     assert failed.stderr.splitlines()[-1].startswith("ERROR: expected tracks of the probes ProbeA")
     assert not (tmp_path / "other").exists()

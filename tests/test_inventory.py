@@ -842,9 +842,21 @@ def test_the_executable_writes_documents_that_know_one_probe_only(tmp_path):
     done = run_script(run, tmp_path / "a")
     assert done.returncode == 0, done.stderr
     out = tmp_path / "a" / "out"
-    names = {"inventory", "probes", "probe00", "probe01", "nidq", "imec0.ap", "imec1.ap"}
+    names = {
+        "inventory",
+        "probes",
+        "probes.description",
+        "probe00",
+        "probe01",
+        "nidq",
+        "imec0.ap",
+        "imec1.ap",
+    }
     assert {path.name for path in out.iterdir()} == {f"{name}.json" for name in names}
     assert "probeinterface" in json.loads((tmp_path / "a" / "versions.json").read_text())
+    described = json.loads((out / "probes.description.json").read_text())
+    assert [probe["label"] for probe in described] == ["probe00", "probe01"]
+    assert described[1]["raw_file_name"] == f"{AP1}.bin" and isinstance(described[1]["serial"], int)
     assert "imec1.ap" in done.stderr
     found = Inventory.load(out / "inventory.json")
     assert found.faults == []

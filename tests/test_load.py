@@ -68,10 +68,12 @@ def test_all_units(session):
     for name in ("times", "clusters", "amps", "depths", "samples"):
         assert np.array_equal(spikes[name], np.load(published / f"spikes.{name}.npy"))
     assert len(lengths(spikes)) == len(lengths(clusters)) == len(lengths(channels)) == 1
+    # Nothing was changed by hand, and nothing muted.
+    assert np.array_equal(spikes["templates"], spikes["clusters"]) and "muted" not in spikes
     assert list(zip(clusters["shank"].tolist(), clusters["sorter_unit_id"].tolist(), strict=True)) == UNITS
     assert clusters["bombcell_label"].tolist() == [1, 0, 2, -1, 3]
     assert clusters["kilosort_label"].tolist() == [1, 0, 1, -1, 1]
-    assert set(channels["shank"]) == {0, 2}
+    assert set(channels["shank"]) == {0, 1, 2}
     # The unit's main channel by its row is that of the table.
     assert np.array_equal(channels["raw_ind"][clusters["channels"]], clusters["raw_column"])
     assert (data.clock.name, data.clock.bound_us) == ("nidq", CLOCK.bound_us)
@@ -139,8 +141,8 @@ def location(k: int, x: float, y: float, region: str, **more) -> dict:
             "brain_region": region, **more}  # fmt: skip
 
 
-@pytest.mark.parametrize("raw", [False, True], ids=["row", "raw column"])
-def test_histology_of_several_shanks(session, tmp_path, raw):
+@pytest.mark.parametrize("numbered", [False, True], ids=["by position", "by row, too"])
+def test_histology_of_several_shanks(session, tmp_path, numbered):
     """The tool counts the channels of a shank anew, from below; rows here are in the raw file's order."""
     _, _, channels = load_neural_data(session, "probe00")
     expected = {}
@@ -150,13 +152,12 @@ def test_histology_of_several_shanks(session, tmp_path, raw):
         entries = {}
         for k, row in enumerate(rows[1:]):
             expected[row] = f"R{shank}-{k}"
-            index = channels["raw_ind"][row] if raw else row
             entries[f"channel_{k}"] = location(
                 row,
                 channels["lateral_um"][row],
                 channels["axial_um"][row],
                 expected[row],
-                original_channel_idx=int(index),
+                **({"original_channel_idx": int(row)} if numbered else {}),
             )
         entries["origin"] = {"bregma": [5739, 5400, 332]}
         (tmp_path / f"channel_locations_shank{shank + 1}.json").write_text(json.dumps(entries))
@@ -164,7 +165,7 @@ def test_histology_of_several_shanks(session, tmp_path, raw):
     n = len(found["raw_ind"])
     assert found["acronym"].tolist() == [expected.get(row, "") for row in range(n)]
     assert found["atlas_id"].tolist() == [900 + row if row in expected else -1 for row in range(n)]
-    assert np.isnan(found["x"]).sum() == 2 and found["x"][max(expected)] == 10 * max(expected)
+    assert np.isnan(found["x"]).sum() == 12 + 2 and found["x"][max(expected)] == 10 * max(expected)
     assert clusters["acronym"].tolist() == [expected.get(row, "") for row in clusters["channels"]]
     assert lengths(clusters) == {3}
 
@@ -218,7 +219,7 @@ def test_a_probe_without_units(tmp_path):
     made = built(())
     alf.write_alf(gather(made.document, made.preprocess, CLOCK, made.units), tmp_path / "alf" / "probe00")
     spikes, clusters, channels = load_neural_data(tmp_path, "probe00", "bombcell")
-    assert lengths(spikes) == lengths(clusters) == lengths(channels) == {0}
+    assert (lengths(spikes), lengths(clusters), lengths(channels)) == ({0}, {0}, {36})
 
 
 def test_loading_needs_no_heavy_package(session):

@@ -5,6 +5,7 @@ __version__ = "0.1.0.dev0"
 _EXPORTED = {
     "load_preprocessed": "powerpixels.rebuild",
     "load_neural_data": "powerpixels.load",
+    "load_lfp": "powerpixels.lfp",
     "manual_curation": "powerpixels.curate",
     "apply_curation": "powerpixels.curated",
 }

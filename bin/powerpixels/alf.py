@@ -18,7 +18,7 @@ from powerpixels.sync_files import write_clock
 KILOSORT_CODES = {"mua": 0, "good": 1, "unjudged": -1}
 BOMBCELL_CODES = {"noise": 0, "good": 1, "mua": 2, "non_soma": 3, "unjudged": -1}
 UNITREFINE_CODES = {"noise": 0, "good": 1, "mua": 2, "unjudged": -1}
-# The codes of ibllib's bad-channel detection; dead and outside channels are not among the kept.
+# The codes of ibllib's bad-channel detection; dead and outside channels were not sorted.
 CHANNEL_CODES = {"good": 0, "dead": 1, "noise": 2, "out": 3}
 # Collection of the typed copy of clusters.metrics, in the probe's folder.
 TABLES = "tables"
@@ -34,11 +34,12 @@ RAW_QC_UNITS = {f"_iblqc_ephysTimeRms{band}.timestamps.npy": "s" for band in ("A
 
 
 def write_alf(export: ProbeExport, folder: Path) -> None:
-    """Write `export` to `folder`, which is made; n clusters, s spikes, c kept channels.
+    """Write `export` to `folder`, which is made; n clusters, s spikes, c recorded channels.
 
     spikes.times (s,) float64 s, reference clock; spikes.samples (s,) int64, the probe's AP stream (what lies
-    in gaps is not counted); spikes.clusters (s,) int32; spikes.amps (s,) float32 V; spikes.depths (s,)
-    float32 µm.
+    in gaps is not counted); spikes.clusters (s,) int32; spikes.templates (s,) int32, row of templates.*;
+    spikes.amps (s,) float32 V; spikes.depths (s,) float32 µm. Only where stretches were muted: spikes.muted
+    (s,) bool, those that lie in one.
 
     clusters.channels (n,) int32, row of channels.*; clusters.depths float32 µm; clusters.amps
     float32 V; clusters.peakToTrough float64 ms; clusters.waveforms (n, samples, w) float32 V, main
@@ -51,9 +52,22 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     tables/clusters.metrics.pqt: the same, typed; a collection of its own, as ``load_object`` refuses a folder
     with both.
 
+    templates.waveforms, templates.waveformsChannels and templates.amps are the clusters' as they were sorted:
+    a manual revision changes clusters and leaves the templates as they are.
+
     channels.localCoordinates (c, 2) float64 µm; channels.rawInd (c,) int32, column of the raw
     file; channels.shanks (c,) int32; channels.contactIds (c,) text; channels.labels (c,) int64
-    (CHANNEL_CODES).
+    (CHANNEL_CODES). As IBL's, they are all recorded channels: which shanks there are does not depend on
+    what was bad.
+
+    Only of a probe that was aligned: channels.mlapdv (c, 3) float64 µm from bregma (ML right +, AP anterior
+    +, DV up +), NaN where a channel was left out; channels.brainLocationIds_ccf_2017 (c,) int64, 0 there;
+    channels.brainLocationAcronyms_ccf_2017 (c,) text, "" there; and the same of clusters, which are their
+    main channels'.
+
+    Only where the motion was estimated: drift.times (t,) float64 s, reference clock; drift.um (t, d) float64
+    µm, how far the tissue had moved up along the shank; drift_depths.um (d,) float64 µm. Where the probe
+    was sorted by shanks of which there are several, each file has the shank's name: drift.times.shank0.
 
     _powerpixels_clock.fit.json: the clock that each file of times or samples is on (``PublishedClock``).
 
@@ -66,33 +80,43 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     clusters = export.clusters
+    row_of = {channel.raw_column: row for row, channel in enumerate(export.recorded)}
+    rows = np.array([row_of[channel.raw_column] for channel in export.channels], dtype=np.int32)
     arrays = {
         "spikes.times": export.spike_times,
         "spikes.samples": export.spike_samples,
         "spikes.clusters": export.spike_clusters,
+        "spikes.templates": export.spike_clusters,
         "spikes.amps": export.spike_amps,
         "spikes.depths": export.spike_depths,
-        "clusters.channels": export.cluster_channels,
+        "clusters.channels": rows[export.cluster_channels],
         "clusters.depths": export.cluster_depths,
         "clusters.amps": export.cluster_amps,
         "clusters.peakToTrough": export.cluster_peak_to_trough,
         "clusters.waveforms": export.waveforms,
-        "clusters.waveformsChannels": export.waveform_channels,
+        "clusters.waveformsChannels": rows[export.waveform_channels],
         "clusters.kilosortLabels": _coded(clusters["kilosort_label"], KILOSORT_CODES),
         "clusters.bombcellLabels": _coded(clusters["bombcell_label"], BOMBCELL_CODES),
         "clusters.unitrefineLabels": _coded(clusters["unitrefine_label"], UNITREFINE_CODES),
         "clusters.iblLabels": clusters["ibl_score"].fillna(-1).to_numpy(dtype=np.float64),
         "clusters.consensusLabels": _coded(clusters["consensus_label"], BOMBCELL_CODES),
+        "templates.waveforms": export.waveforms,
+        "templates.waveformsChannels": rows[export.waveform_channels],
+        "templates.amps": export.cluster_amps,
         "channels.localCoordinates": np.array(
-            [[c.x_um, c.y_um] for c in export.channels], dtype=np.float64
+            [[c.x_um, c.y_um] for c in export.recorded], dtype=np.float64
         ).reshape(-1, 2),
-        "channels.rawInd": np.array([c.raw_column for c in export.channels], dtype=np.int32),
-        "channels.shanks": np.array([c.shank for c in export.channels], dtype=np.int32),
-        "channels.contactIds": np.array([c.contact_id for c in export.channels], dtype=np.str_),
+        "channels.rawInd": np.array([c.raw_column for c in export.recorded], dtype=np.int32),
+        "channels.shanks": np.array([c.shank for c in export.recorded], dtype=np.int32),
+        "channels.contactIds": np.array([c.contact_id for c in export.recorded], dtype=np.str_),
         "channels.labels": _coded(
-            [export.channel_labels[c.raw_column] for c in export.channels], CHANNEL_CODES
+            [export.channel_labels[c.raw_column] for c in export.recorded], CHANNEL_CODES
         ),
+        **_brain(export, rows),
+        **_drift(export),
     }
+    if export.spike_muted is not None:
+        arrays["spikes.muted"] = export.spike_muted
     if len(export.gaps):
         arrays["_powerpixels_gaps.intervals"] = export.gap_intervals
         arrays["_powerpixels_gaps.samples"] = export.gaps[:, 0]
@@ -112,6 +136,7 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         f"stream's first sample: linear between the knots [{counts} / sampling_rate_hz, seconds]"
     )
     units = {name: unit for name, unit in UNITS.items() if name.removesuffix(".npy") in arrays}
+    units |= {f"{name}.npy": "s" for name in arrays if name.startswith("drift.times")}
     write_clock(export.clock, described, {**units, **RAW_QC_UNITS}, folder)
 
 
@@ -119,6 +144,42 @@ def write_typed(metrics: pd.DataFrame, folder: Path) -> None:
     """Write a table of clusters.metrics as Parquet into `folder`, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics.to_parquet(folder / "clusters.metrics.pqt", index=False)
+
+
+def _brain(export: ProbeExport, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The files of an alignment by name; none without one. rows: of the kept channels."""
+    if not export.brain:
+        return {}
+    n = len(export.recorded)
+    of_channels = {
+        "mlapdv": np.full((n, 3), np.nan),
+        "brainLocationIds_ccf_2017": np.zeros(n, dtype=np.int64),
+        "brainLocationAcronyms_ccf_2017": np.full(n, "", dtype=object),
+    }
+    for row, channel in enumerate(export.recorded):
+        location = export.brain.get(channel.raw_column)
+        if location is not None:
+            values = (location[:3], location.atlas_id, location.acronym)
+            for array, value in zip(of_channels.values(), values, strict=True):
+                array[row] = value
+    acronyms = of_channels["brainLocationAcronyms_ccf_2017"].astype(np.str_)
+    of_channels["brainLocationAcronyms_ccf_2017"] = acronyms
+    main = rows[export.cluster_channels]
+    return {
+        **{f"channels.{name}": values for name, values in of_channels.items()},
+        **{f"clusters.{name}": values[main] for name, values in of_channels.items()},
+    }
+
+
+def _drift(export: ProbeExport) -> dict[str, np.ndarray]:
+    """The files of the motion by name, with the unit's where the probe may have others."""
+    arrays = {}
+    for unit, motion in export.motions.items():
+        part = "" if len(export.units) == 1 else f".{unit}"
+        arrays[f"drift.times{part}"] = motion.times
+        arrays[f"drift.um{part}"] = motion.um
+        arrays[f"drift_depths.um{part}"] = motion.depths
+    return arrays
 
 
 def _coded(labels, codes: dict[str, int]) -> np.ndarray:

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("visualize", "visualize", "draw what preprocessing does to a stretch, step by step"),
         ("curate", "curate", "open SpikeInterface's GUI on a probe's units"),
         ("apply-curation", "curated", "write the revision of ALF and NWB that a curation makes"),
+        ("verify", "manifest", "check published results against their manifests"),
         ("fetch-models", "models", "fetch UnitRefine's models once, for --unitrefine_models"),
     ):
         module = import_module(f"powerpixels.{place}")

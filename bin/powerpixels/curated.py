@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from powerpixels.alf import CHANNEL_CODES
 from powerpixels.curate import (
     CuratedUnit,
     add_probe_arguments,
@@ -428,6 +429,9 @@ def _new_values(folder: Path, plan: _Plan) -> dict:
     positions = np.load(folder / "channels.localCoordinates.npy")
     width = np.load(folder / "clusters.waveformsChannels.npy", mmap_mode="r").shape[1]
     row_of_raw = {int(raw): row for row, raw in enumerate(raw_ind)}
+    sorted_on = np.isin(
+        np.load(folder / "channels.labels.npy"), [CHANNEL_CODES["good"], CHANNEL_CODES["noise"]]
+    )
     found: dict[str, list] = {
         name: [] for name in ("channels", "depths", "peakToTrough", "waveforms", "sd", "waveformsChannels")
     }
@@ -441,6 +445,7 @@ def _new_values(folder: Path, plan: _Plan) -> dict:
         else:
             main = int(np.nanmax(np.nan_to_num(heights, nan=-np.inf), axis=0).argmax())
         distance = np.linalg.norm(positions - positions[rows[main]], axis=1)
+        distance[~sorted_on] = np.inf
         nearest = np.argsort(distance, kind="stable")[:width]
         own = np.full(len(positions), -1)
         own[rows] = np.arange(len(rows))
@@ -463,7 +468,10 @@ def _new_values(folder: Path, plan: _Plan) -> dict:
         f"clusters.{name}": np.array(values) for name, values in found.items() if values and name != "sd"
     }
     changed["sd"] = np.array(found["sd"])
-    changed["raw_columns"] = raw_ind[np.array(found["channels"], dtype=int)]
+    main_channels = np.array(found["channels"], dtype=int)
+    for path in (*folder.glob("channels.brainLocation*.npy"), *folder.glob("channels.mlapdv.npy")):
+        changed[path.stem.replace("channels.", "clusters.")] = np.load(path)[main_channels]
+    changed["raw_columns"] = raw_ind[main_channels]
     return changed
 
 

@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ import numpy as np
 import pandas as pd
 
 from powerpixels.agreement import TOOLS, Agreement, agreement
+from powerpixels.artifacts import in_intervals
+from powerpixels.brain import BrainLocation, load_channel_locations
 from powerpixels.clock import to_reference_seconds
 from powerpixels.documents import (
     Channel,
@@ -34,6 +37,7 @@ from powerpixels.documents import (
     SortingDocument,
     Stream,
 )
+from powerpixels.motion import MotionDocument
 
 log = logging.getLogger("powerpixels")
 
@@ -96,12 +100,26 @@ class UnitFolders:
 
 
 @dataclass(frozen=True)
+class UnitMotion:
+    """How far the tissue along a sorting unit's shank had moved up, of t times and d depths.
+
+    times: (t,) float64 s on the reference clock. depths: (d,) float64 µm, of the channels' y. um: (t, d)
+    float64 µm.
+    """
+
+    times: np.ndarray
+    depths: np.ndarray
+    um: np.ndarray
+
+
+@dataclass(frozen=True)
 class ProbeExport:
     """All that is exported of a probe: n clusters, s spikes, c kept channels, w = min(32, c).
 
     document: the probe's raw data. clock: its fit to the reference clock. channels: the kept
     channels of all sorting units, each once, ascending in raw_column. channel_labels: what
-    bad-channel detection said of every recorded channel, by raw_column.
+    bad-channel detection said of every recorded channel, by raw_column. brain: where the recorded channels
+    lie, by raw_column; empty where the probe was not aligned, without those that the alignment left out.
 
     clusters: table of n rows, row k is cluster k, in order of (sorting unit, sorter's unit id);
     columns IDENTITY_COLUMNS, then the metrics; where sessions were sorted as one also SESSION_SPIKES, as
@@ -122,7 +140,9 @@ class ProbeExport:
     in gaps. spike_times: (s,)
     float64 s on the reference clock. spike_clusters: (s,) int32. spike_amps: (s,) float32 V,
     positive in the direction of the unit's peak. spike_depths: (s,) float32 µm from the probe's
-    origin, up.
+    origin, up. spike_muted: (s,) bool, spikes within stretches that were muted before sorting, where the
+    sorter can have seen nothing but what is left at their ends; None where nothing was muted.
+    units: names of all sorting units. motions: by sorting unit, where it was estimated.
 
     notes: what the user should know, one text each (a skipped shank, …). drift: who corrected it and why,
     by sorting unit. joined: that of the sessions that were sorted as one with this one, "" if there are none.
@@ -132,6 +152,7 @@ class ProbeExport:
     clock: ClockFit
     channels: list[Channel]
     channel_labels: dict[int, str]
+    brain: dict[int, BrainLocation]
     clusters: pd.DataFrame
     cluster_channels: np.ndarray
     cluster_depths: np.ndarray
@@ -149,10 +170,18 @@ class ProbeExport:
     spike_clusters: np.ndarray
     spike_amps: np.ndarray
     spike_depths: np.ndarray
+    spike_muted: np.ndarray | None
+    units: list[str]
+    motions: dict[str, UnitMotion]
     notes: list[str]
     drift: str
     joined: str
     noise_uv: float | None
+
+    @property
+    def recorded(self) -> list[Channel]:
+        """All recorded channels, bad ones too, ascending in raw_column: the rows of ALF's channels.*."""
+        return _by_column(self.document.probe.ap.channels)
 
     @property
     def gap_intervals(self) -> np.ndarray:
@@ -192,15 +221,23 @@ class _Unit:
 
 
 def gather(
-    document: ProbeDocument, preprocess: Preprocess, clock: ClockFit, units: list[UnitFolders]
+    document: ProbeDocument,
+    preprocess: Preprocess,
+    clock: ClockFit,
+    units: list[UnitFolders],
+    locations: Sequence[Path] = (),
+    muted: Path | None = None,
+    motions: Sequence[Path] = (),
 ) -> ProbeExport:
     """Join everything known of a probe in one session into one ProbeExport.
 
     document: of the session to export. preprocess: of the recording that was sorted, this session's or
     that of several sessions. units: the probe's sorting units, in any order; each unit that PREPROCESS
-    made must be there exactly once. Raises ValueError where the parts do not belong together (another
-    probe's or another unit's folder, a spike or unit that one stage has and another has not): that is a
-    defect of the pipeline, never to be papered over.
+    made must be there exactly once. locations: channel_locations*.json of the probe's alignment, if there is
+    one (``DataError`` where they do not fit). muted: muted.npy of PREPROCESS, if anything was to be muted.
+    motions: folders of DRIFT, of those sorting units whose motion was looked for. Raises ValueError where the
+    parts do not belong together (another probe's or another unit's folder, a spike or unit that one stage has
+    and another has not): that is a defect of the pipeline, never to be papered over.
     """
     probe = document.probe
     part = _part(document, preprocess)
@@ -246,6 +283,7 @@ def gather(
     uuids = _cluster_uuids(preprocess, table, of_all)
     spikes = _of_part(of_all, part, n_joined)
     n_spikes = np.bincount(spikes["clusters"], minlength=len(table))
+    spike_muted = _muted(spikes["samples"], preprocess, part, muted)
     joined = _joined(preprocess, part)
     if joined:
         table = table.assign(**{SESSION_SPIKES: n_spikes})
@@ -260,6 +298,10 @@ def gather(
         seconds = gaps[:, 1].sum() / probe.ap.sampling_rate_hz
         notes.append(
             f"{len(gaps)} gap{'s' if len(gaps) > 1 else ''} in the recording, {seconds:.3g} s in all"
+        )
+    if spike_muted is not None:
+        notes.append(
+            f"{int(spike_muted.sum())} of {spike_muted.size} spikes lie in stretches that were muted"
         )
     sample_us = 1e6 / probe.ap.sampling_rate_hz
     if clock.bound_us is not None and clock.bound_us > CLOCK_NOTE_SAMPLES * sample_us:
@@ -280,6 +322,7 @@ def gather(
         clock=clock,
         channels=kept,
         channel_labels={column: label for (column, _), label in labels.items()},
+        brain=load_channel_locations(locations, _by_column(probe.ap.channels)),
         clusters=table,
         cluster_channels=clusters["channels"],
         cluster_depths=clusters["depths"],
@@ -297,6 +340,9 @@ def gather(
         spike_clusters=spikes["clusters"],
         spike_amps=spikes["amps"],
         spike_depths=spikes["depths"],
+        spike_muted=spike_muted,
+        units=names,
+        motions=_motions(preprocess, part, probe.ap, clock, motions),
         notes=notes,
         drift=_drift(read),
         joined=joined,
@@ -372,6 +418,47 @@ def _of_part(spikes: dict[str, np.ndarray], part: Part, n_joined: int) -> dict[s
     first, last = np.searchsorted(samples, [part.start, part.start + part.n_samples])
     mine = {name: values[first:last] for name, values in spikes.items()}
     return {**mine, "samples": mine["samples"] - part.start}
+
+
+def _by_column(channels: Sequence[Channel]) -> list[Channel]:
+    return sorted(channels, key=lambda channel: channel.raw_column)
+
+
+def _muted(samples: np.ndarray, preprocess: Preprocess, part: Part, path: Path | None) -> np.ndarray | None:
+    """Whether each spike of the session lies where PREPROCESS muted; None where it muted nothing there."""
+    if path is None:
+        return None
+    intervals = np.load(path)
+    mine = intervals[intervals[:, 0] == preprocess.parts.index(part), 1:]
+    return in_intervals(samples, mine) if len(mine) else None
+
+
+def _motions(
+    preprocess: Preprocess, part: Part, ap: Stream, clock: ClockFit, folders: Sequence[Path]
+) -> dict[str, UnitMotion]:
+    """The session's share of each sorting unit's motion, on the reference clock."""
+    found = {}
+    for folder in folders:
+        document = MotionDocument.load(folder / "motion.json")
+        _belongs("motion.json's probe", document.probe, preprocess.probe)
+        if document.unit not in preprocess.units or document.unit in found:
+            raise ValueError(
+                f"motion.json: expected each of the units {preprocess.units} once, found {document.unit}"
+            )
+        if document.status == "skipped":
+            continue
+        times, depths, um = (
+            np.load(folder / f"{name}.npy")
+            for name in ("temporal_bins_s", "spatial_bins_um", "displacement_um")
+        )
+        # The document's seconds are samples of the whole recording at its own rate.
+        rate = (preprocess.parts[-1].start + preprocess.parts[-1].n_samples) / document.duration_s
+        samples = np.round(times * rate).astype(np.int64) - part.start
+        mine = (samples >= 0) & (samples < part.n_samples)
+        found[document.unit] = UnitMotion(
+            to_reference_seconds(clock, ap.acquired(samples[mine])), depths, um[mine]
+        )
+    return dict(sorted(found.items()))
 
 
 def _joined(preprocess: Preprocess, part: Part) -> str:

@@ -27,6 +27,8 @@ EQUAL_UM = 1e-6
 # A tracing that strays farther from its line than this, or lies flatter, is worth a look.
 STRAIGHT_UM = 100.0
 FLAT_DEGREES = 15.0
+# What IBL's alignment tool writes.
+ALIGNMENT = r"(channel_locations|prev_alignments)(_shank\d+)?\.json"
 # Probes as the pipeline names them: SpikeGLX' probe00 (imec0), Open Ephys' ProbeA.
 PROBE_NAME = r"probe\d{2}|imec\d+|probe[a-z]\d?"
 
@@ -91,13 +93,71 @@ def run(args: Namespace) -> None:
     print("\n".join(write_picks(assign(tracks, mapping), args.out, force=args.force)))
 
 
-def convert_session(files: Sequence[Path], out: Path, probes: Sequence[str]) -> list[str]:
+def convert_session(files: Sequence[Path], out: Path, probes: Mapping[str, Sequence[int]]) -> list[str]:
     """HISTOLOGY: write ``out/<probe>/xyz_picks[_shank<k>].json`` for the probes of a session that are traced.
 
-    files: tracings, or folders of them. probes: names of the session's probes. Returns a line for each file
-    written. Raises ``DataError`` where a tracing can't be read or it is not clear which probe a track is.
+    files: tracings, or folders of them; also results of IBL's alignment tool (``ALIGNMENT``), which EXPORT
+    reads and here are only looked at: each must lie in the folder of one of the probes, or belong to the only
+    one. probes: the shanks, counted from 0, that each probe of the session recorded on. Returns a line for
+    each file written. Raises ``DataError`` where a tracing can't be read or it is not clear which probe a
+    track or an alignment is.
     """
-    return write_picks(assign(read_tracks(files), None, probes), out)
+    _check_alignments(files, list(probes))
+    traced = [path for path in files if not _is_alignment(path)]
+    if not traced:
+        return []
+    return write_picks(_as_the_tool_counts(assign(read_tracks(traced), None, list(probes)), probes), out)
+
+
+def _is_alignment(path: Path) -> bool:
+    """Whether a file is, or all files of a folder are, results of IBL's alignment tool."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return bool(files) and all(re.fullmatch(ALIGNMENT, file.name) for file in files)
+
+
+def _check_alignments(files: Sequence[Path], probes: Sequence[str]) -> None:
+    """Raise ``DataError`` where it is not clear which probe an alignment is of."""
+    for path in files:
+        found = sorted(path.rglob("channel_locations*.json")) if path.is_dir() else [path]
+        for file in found:
+            folder = file.parent.relative_to(path).as_posix() if path.is_dir() else "."
+            known = folder in probes or (folder == "." and len(probes) == 1)
+            if re.fullmatch(ALIGNMENT, file.name) and not known:
+                raise DataError(
+                    f"{file}: expected channel locations in a folder with the name of their probe"
+                    f" ({', '.join(probes)}), found them in {folder!r}; move them, as in"
+                    f" {path.name if path.is_dir() else 'FOLDER'}/{probes[0]}/{file.name}"
+                )
+
+
+def _as_the_tool_counts(
+    places: Mapping[Place, Track], probes: Mapping[str, Sequence[int]]
+) -> dict[Place, Track]:
+    """The places with their shanks as IBL's alignment tool counts them: from 1, only those with channels.
+
+    It tells shanks apart by gaps in the channels' positions, so that one without channels is none, and a
+    probe with channels on one shank has just "xyz_picks.json".
+    """
+    counted = {}
+    for place, track in places.items():
+        shanks = sorted(probes.get(place.probe, ()))
+        if place.shank is None or place.probe not in probes:
+            if len(shanks) > 1:
+                log.warning(
+                    "%s: %s is traced as one and has %d shanks: the alignment tool wants one track for each,"
+                    " named %s_shank1 and so on",
+                    track.file,
+                    place,
+                    len(shanks),
+                    place.probe,
+                )
+            counted[place] = track
+        elif place.shank - 1 not in shanks:
+            log.warning("%s: %s left out, it has no recorded channels", track.file, place)
+        else:
+            number = shanks.index(place.shank - 1) + 1
+            counted[Place(place.probe, number if len(shanks) > 1 else None)] = track
+    return counted
 
 
 def fit_line(points: np.ndarray) -> Line:

@@ -250,6 +250,25 @@ def head_document(inventory: Inventory) -> dict:
     }
 
 
+def probes_description(inventory: Inventory) -> list[dict]:
+    """ALF's probes.description.json: the probes that could be read, with the keys that ibllib gives them.
+
+    ``{"label": probe's name, "model", "serial", "raw_file_name"}``, the first data file of its AP band by
+    its path in the raw folder; model and serial null where the recording does not say them.
+    """
+    return [
+        {
+            "label": probe.name,
+            "model": probe.model,
+            "serial": int(probe.serial_number)
+            if (probe.serial_number or "").isdigit()
+            else probe.serial_number,
+            "raw_file_name": next(file.path for file in probe.ap.files if file.role == "data"),
+        }
+        for probe in inventory.probes
+    ]
+
+
 def stage_documents(inspected: InspectedSession) -> dict[str, ProbeDocument | StreamDocument]:
     """The documents of the stages that follow, by file name.
 

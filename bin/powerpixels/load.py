@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from powerpixels.brain import read_locations
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ LABELS = {
 # What stands for a unit to keep: the automatic labels are codes, a person's are words.
 GOOD = {**dict.fromkeys(LABELS, 1), "manual": "good"}
 
-SPIKES = ("times", "clusters", "amps", "depths", "samples")
+SPIKES = ("times", "clusters", "amps", "depths", "samples", "templates", "muted")
 CLUSTERS = {"channels": "channels", "depths": "depths", "amps": "amps", "peakToTrough": "peak_to_trough"}
 # Identity of a unit, columns of clusters.metrics.csv; the others are metrics.
 IDENTITY = ("sorting_unit", "shank", "sorter_unit_id", "made_from")
@@ -44,8 +44,6 @@ CHANNELS = {"rawInd": "raw_ind", "shanks": "shank", "contactIds": "contact_id", 
 
 # Says of each file with times in its folder which clock they are on.
 CLOCK_FILE = "_powerpixels_clock.fit.json"
-# A brain location belongs to the channel that lies within this of where it says that it lies.
-SAME_PLACE_UM = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,17 +93,19 @@ def load_neural_data(
     folder's name ("probe00", "ProbeA"; the original's with its identifier). keep_units: "all", or whose word
     counts: "bombcell", "unitrefine", "ibl", "kilosort", "consensus" (units with code 1) or "manual" (units
     labelled "good"); other units and their spikes are left out. histology: True adds the brain regions of
-    channel_locations.json or channel_locations_shank<k>.json in the probe's or the session's folder; or the
-    file or folder where they are. as_dataframe: tables instead of dicts. revision: of apply-curation; None is
-    the newest there is, "" the pipeline's own result.
+    channel_locations.json or channel_locations_shank<k>.json in the probe's or the session's folder, else
+    those that the pipeline published; or the file or folder where they are. as_dataframe: tables instead of
+    dicts. revision: of apply-curation; None is the newest there is, "" the pipeline's own result.
 
-    spikes: times (float64 s, on the result's clock), clusters (a cluster_id each), amps (V), depths (µm) and
-    samples (of the probe's AP stream), the last where they are published. clusters: cluster_id (ids are kept
+    spikes: times (float64 s, on the result's clock), clusters (a cluster_id each), amps (V), depths (µm),
+    samples (of the probe's AP stream), templates (the cluster before any manual revision) and muted (lies in
+    a stretch that was muted), the last three where they are published. clusters: cluster_id (ids are kept
     when units are left out, so they have gaps: cluster 7 of the spikes is where cluster_id is 7), channels
     (row of channels), <tool>_label for all tools that judged, depths, amps, peak_to_trough (ms in this
     pipeline's files, s in the original's), uuids, identity and metrics where published; with histology
     acronym.
-    channels: lateral_um, axial_um, raw_ind (column of the raw file), shank, contact_id, label; with histology
+    channels: all recorded ones: lateral_um, axial_um, raw_ind (column of the raw file), shank, contact_id,
+    label (0 good, 1 dead, 2 noisy, 3 out of the brain: 1 and 3 were not sorted); with histology
     acronym, atlas_id, x, y, z (µm from bregma), "" , -1 and NaN where a channel has no location.
 
     Label codes: 0 noise (Kilosort: mua), 1 good, 2 mua, 3 non-somatic, -1 unjudged; the original's IBL labels
@@ -137,7 +137,7 @@ def load_neural_data(
         )
     if histology is not False:
         where = _histology_folders(session, folder, probe) if histology is True else [Path(histology)]
-        _add_histology(channels, where)
+        _add_histology(channels, where, files if histology is True else None)
         main = clusters["channels"]
         clusters["acronym"] = channels["acronym"][main] if len(main) else np.zeros(0, dtype=np.str_)
 
@@ -319,84 +319,37 @@ def _histology_folders(session: Path, folder: Path, probe: str) -> list[Path]:
     return [folder, session / probe, session / "histology" / probe, session]
 
 
-def _add_histology(channels: dict[str, np.ndarray], where: list[Path]) -> None:
-    """Add acronym, atlas_id, x, y and z to channels, from the first place that has channel locations."""
+def _add_histology(channels: dict[str, np.ndarray], where: list[Path], files: _Files | None) -> None:
+    """Add acronym, atlas_id, x, y and z to channels, from the first place that has channel locations.
+
+    files: the probe's, which may have locations that were published; None where a place was asked for.
+    """
+    n = len(channels["lateral_um"])
+    acronym, atlas_id = np.full(n, "", dtype=object), np.full(n, -1, dtype=np.int64)
+    xyz = np.full((n, 3), np.nan)
     for place in where:
         paths = [place] if place.is_file() else sorted(place.glob("channel_locations*.json"))
         if paths:
             break
+    published = None if files is None or paths else files.array("channels", "mlapdv")
+    if paths:
+        positions = np.column_stack([channels["lateral_um"], channels["axial_um"]])
+        for row, (*at, region_id, name) in read_locations(paths, positions).items():
+            acronym[row], atlas_id[row], xyz[row] = name, region_id, at
+    elif published is not None:
+        xyz = published
+        known = ~np.isnan(xyz[:, 0])
+        acronym = files.array("channels", "brainLocationAcronyms_ccf_2017", required=True)
+        region_ids = files.array("channels", "brainLocationIds_ccf_2017", required=True)
+        atlas_id[known] = region_ids[known]
     else:
         raise DataError(
             f"expected channel_locations.json or channel_locations_shank<k>.json in "
             f"{', '.join(str(place) for place in where)}, found none; align the probe or load "
             "without histology"
         )
-    n = len(channels["lateral_um"])
-    acronym, atlas_id = np.full(n, "", dtype=object), np.full(n, -1, dtype=np.int64)
-    xyz, seen = np.full((n, 3), np.nan), {}
-    for path in paths:
-        for row, location in _locations(path, channels):
-            if row in seen:
-                raise DataError(
-                    f"{path}: expected channels that no other file has, found channel {row} in "
-                    f"{seen[row]}, too; leave only the files of this probe"
-                )
-            seen[row] = path.name
-            try:
-                acronym[row], atlas_id[row] = location["brain_region"], location["brain_region_id"]
-                xyz[row] = [location[axis] for axis in "xyz"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path}: expected x, y, z, brain_region and brain_region_id of each channel, found "
-                    f"otherwise ({error!r}); save the alignment again"
-                ) from None
-    if len(seen) < n:
-        log.info("%d of %d channels have no brain location", n - len(seen), n)
+    missing = int(np.isnan(xyz[:, 0]).sum())
+    if missing:
+        log.info("%d of %d channels have no brain location", missing, n)
     channels["acronym"], channels["atlas_id"] = acronym.astype(np.str_), atlas_id
     channels.update(zip("xyz", xyz.T, strict=True))
-
-
-def _locations(path: Path, channels: dict[str, np.ndarray]) -> Iterator[tuple[int, dict]]:
-    """(row of channels, location) of each entry of a channel_locations file.
-
-    The alignment tool counts the channels of one shank anew and keeps the row that it read in
-    original_channel_idx. Programs have written the raw file's column there: the position decides.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        # The tool names bregma "origin" beside the channels.
-        entries = {
-            int(match.group(1)): entry
-            for name, entry in entries.items()
-            if (match := re.fullmatch(r"channel_(\d+)", name))
-        }
-        indices = [int(entry.get("original_channel_idx", k)) for k, entry in entries.items()]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path}: expected an alignment's channel locations, found otherwise ({error})"
-        ) from None
-    if not entries:
-        raise DataError(
-            f"{path}: expected entries channel_0, channel_1, ..., found none; align the probe again"
-        )
-    n = len(channels["lateral_um"])
-    row_of_raw = {int(raw): row for row, raw in enumerate(channels.get("raw_ind", ()))}
-    for rows in (indices, [row_of_raw.get(index, -1) for index in indices]):
-        if all(
-            0 <= row < n and _there(entry, channels, row)
-            for row, entry in zip(rows, entries.values(), strict=True)
-        ):
-            yield from zip(rows, entries.values(), strict=True)
-            return
-    raise DataError(
-        f"{path}: expected the positions of this probe's channels, found others ({len(entries)} channels of "
-        f"{n}); was it aligned with another probe's or an earlier export's files?"
-    )
-
-
-def _there(entry: dict, channels: dict[str, np.ndarray], row: int) -> bool:
-    """Whether a location's axial and lateral position are the channel's (true where it has none)."""
-    return all(
-        key not in entry or abs(float(entry[key]) - channels[f"{key}_um"][row]) <= SAME_PLACE_UM
-        for key in ("axial", "lateral")
-    )

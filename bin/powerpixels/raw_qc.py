@@ -308,7 +308,8 @@ class LfpWriter:
 
     traces: int16 (n_samples, n_channels); gain_uv: float64 (n_channels,), µV per count; timestamps: float64
     (n_samples,), s on the clock that the attribute ``clock`` names; raw_column, shank (int64), x_um, y_um
-    (float64), contact_id: the channels. Attributes: sampling_rate_hz, clock, band. A 1.0 probe's are the LF
+    (float64), contact_id: the channels; inter_sample_shift: float64, how much later than its sample each was
+    taken, in samples of the traces. Attributes: sampling_rate_hz, clock, band. A 1.0 probe's are the LF
     stream's own counts; else they are the decimated AP stream in steps of at most MAX_STEP_UV.
     """
 
@@ -337,6 +338,9 @@ class LfpWriter:
         group.create_dataset("gain_uv", data=steps)
         for key in ("raw_column", "shank", "x_um", "y_um"):
             group.create_dataset(key, data=np.array([getattr(channel, key) for channel in channels]))
+        shift = np.array([channel.inter_sample_shift for channel in channels])
+        late = shift * rate_hz / probe.ap.sampling_rate_hz if self._decimated else shift
+        group.create_dataset("inter_sample_shift", data=late)
         group.create_dataset("contact_id", data=np.array([c.contact_id for c in channels], dtype="U"))
         group.attrs["sampling_rate_hz"] = rate_hz
         group.attrs["clock"] = probe.ap.name if fit is None else fit.reference

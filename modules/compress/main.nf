@@ -17,7 +17,7 @@ process COMPRESS {
     output:
     val meta, emit: done
     // File by file: of two streams that publish the same folder one would replace the other's.
-    path 'compressed/**', type: 'file', hidden: true, emit: copies
+    tuple val(meta), path('compressed/**', type: 'file', hidden: true), emit: copies
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:

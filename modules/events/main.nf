@@ -17,7 +17,7 @@ process EVENTS {
 
     output:
     val meta, emit: done
-    path 'alf/*', emit: alf
+    tuple val(meta), path('alf/*'), emit: alf
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:

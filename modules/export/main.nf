@@ -11,7 +11,8 @@ process EXPORT {
 
     input:
     // sorting1, analysis1, labels1 and recording1.json belong to one sorting unit, sorting2 … to the next.
-    tuple val(meta), val(document), path(preprocess), path(sync), path(sortings, stageAs: 'sorting?'), path(analyses, stageAs: 'analysis?'), path(labels, stageAs: 'labels?'), path(recordings, stageAs: 'recording?.json')
+    // Not all units need have a motion. Locations: channel_locations*.json of an alignment, if there is one.
+    tuple val(meta), val(document), path(preprocess), path(muted), path(sync), path(locations, stageAs: 'locations/*'), path(sortings, stageAs: 'sorting?'), path(analyses, stageAs: 'analysis?'), path(labels, stageAs: 'labels?'), path(recordings, stageAs: 'recording?.json'), path(motions, stageAs: 'motion?')
     val code
 
     output:
@@ -26,8 +27,9 @@ process EXPORT {
     cat > probe.json <<'END_OF_DOCUMENT'
     ${document}
     END_OF_DOCUMENT
-    pp_export.py --probe probe.json --preprocess ${preprocess} --sync ${sync} --out export \\
-        --sorting ${sortings} --analysis ${analyses} --labels ${labels} --recording ${recordings}
+    pp_export.py --probe probe.json --preprocess ${preprocess} --muted ${muted} --sync ${sync} --out export \\
+        --sorting ${sortings} --analysis ${analyses} --labels ${labels} --recording ${recordings} \\
+        --motion ${motions} --locations ${locations}
     """
 
     stub:

@@ -10,13 +10,16 @@ process HISTOLOGY {
     time { timeOf(task, 30.min) }
 
     input:
-    // A file or a folder of a histology tool under its own name, and the names of the session's probes.
+    // A file or a folder of a histology tool under its own name, and the session's probes with their recorded shanks,
+    // 'probe00:0,1,2,3'.
     // The fingerprint stands for the files below a folder, which Nextflow does not look at.
     tuple val(meta), path(tracing, stageAs: 'tracing/*'), val(fingerprint), val(probes)
     val code
 
     output:
-    tuple val(meta), path('histology/*/*.json'), emit: picks
+    val meta, emit: done
+    // None where the folder holds nothing but an alignment's results.
+    tuple val(meta), path('histology/*/*.json'), optional: true, emit: picks
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -26,7 +29,7 @@ process HISTOLOGY {
 
     stub:
     """
-    for probe in ${probes.collect { name -> "'${name}'" }.join(' ')}; do
+    for probe in ${probes.collect { probe -> "'${probe.tokenize(':')[0]}'" }.join(' ')}; do
         mkdir -p "histology/\$probe"
         echo '{"xyz_picks": []}' > "histology/\$probe/xyz_picks.json"
     done

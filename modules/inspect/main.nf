@@ -4,7 +4,7 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 // and what is wrong.
 process INSPECT {
     tag { tagOf(meta) }
-    publishDir "${params.outdir}/${folderOf(meta)}/qc", mode: params.publish_dir_mode, pattern: 'inspect/inventory.json', saveAs: { 'inventory.json' }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'inspect/{inventory,probes.description}.json', saveAs: { name -> name.endsWith('inventory.json') ? 'qc/inventory.json' : 'alf/probes.description.json' }
 
     cpus 1
     memory { memoryOf(task, 2.GB) }
@@ -28,6 +28,7 @@ process INSPECT {
     """
     mkdir inspect
     echo '{}' > inspect/inventory.json
+    echo '[]' > inspect/probes.description.json
     files() {
         find -L raw -type f -name "\$1" | sort | sed 's|^raw/||; s|.*|"&"|' | paste -sd, -
     }

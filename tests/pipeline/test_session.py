@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from driver import ENGINES, Launcher, Run
+from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import load_neural_data
 from powerpixels.analyze import Suggestions
 from powerpixels.documents import Preprocess
+from powerpixels.manifest import Manifest, verify
 from powerpixels.simulate import Truth, score_alf
 
 SESSION = "sim01/2026-03-01/001"
@@ -149,12 +151,13 @@ def test_bad_channels_are_those_planted(finished, truth, probe):
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_channels_are_known_by_their_file_column(finished, truth, probe):
-    """rawInd is the column in the raw file, for every kept channel and none of the removed ones."""
+    """rawInd is the column in the raw file, for every channel; those that were removed are labelled so."""
     channels = load_object(alf_folder(finished, probe), "channels")
     known = {channel.raw_column: channel for channel in truth.probe(probe).channels}
-    kept = [column for column, channel in known.items() if channel.label in ("good", "noise")]
-    assert sorted(channels["rawInd"].tolist()) == sorted(kept)
-    assert kept != list(range(len(kept))), "the simulation must make columns and positions differ"
+    assert channels["rawInd"].tolist() == sorted(known)
+    codes = {"good": 0, "dead": 1, "noise": 2, "out": 3}
+    assert channels["labels"].tolist() == [codes[known[column].label] for column in sorted(known)]
+    assert {1, 3} & set(channels["labels"]), "the simulation must have channels that are removed"
     for column, (x_um, y_um) in zip(channels["rawInd"], channels["localCoordinates"], strict=True):
         assert (x_um, y_um) == (known[column].x_um, known[column].y_um)
 
@@ -209,6 +212,8 @@ def test_one_loads_the_alf(finished, probe):
     assert len(clusters["metrics"]) == len(clusters["bombcellLabels"]) == n_units
     labels = pd.read_csv(folder / "clusters.metrics.csv")
     assert (clusters["kilosortLabels"] == (labels["ks2_label"] == "good")).all()
+    names = [path.name for path in folder.iterdir()] + [path.name for path in folder.parent.glob("*.*")]
+    assert [name for name in names if not spec.is_valid(name)] == []
     # Amplitudes in volts: the planted ones are 12 to 150 µV.
     assert 10e-6 < np.median(spikes["amps"]) < 200e-6
 
@@ -227,6 +232,24 @@ def test_every_file_of_times_names_its_clock(finished):
         }
         assert timed and timed == stated.keys()
         assert {file["clock"] for file in stated.values() if file["unit"] == "s"} == {"nidq"}
+
+
+def test_manifests_have_every_published_file(finished, session):
+    """Checked as users do: nothing missing, changed or left out; and what made it is told."""
+    n_files, differences = verify(finished.results)
+    assert differences == [] and n_files > 100
+    manifest = Manifest.load(finished.results / SESSION / "qc" / "probe00" / "manifest.json")
+    files = {file.path: file for file in manifest.files}
+    assert files["alf/probe00/spikes.times.npy"].clock == "nidq"
+    assert files["alf/probe00/spikes.samples.npy"].clock == "imec0.ap"
+    assert files["nwb/sub-sim01_ses-2026-03-01-001_probe00_ecephys.nwb"].clock == "nidq"
+    assert manifest.parameters["sorter"] == "kilosort4" and manifest.parameters["wiring"] is None
+    assert manifest.software["SORT"][0]["kilosort"] == "4.1.7"
+    raw = {Path(file.path).suffix: file for file in manifest.raw}
+    assert raw[".meta"].sha256 is not None and raw[".bin"].size_bytes > 1e6
+    assert not {str(session), str(finished.results)} & set(
+        json.dumps(manifest.model_dump(mode="json")).split('"')
+    )
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -318,7 +341,7 @@ def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_p
     changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
     assert changed.status == 0, changed.output
     stages = {row["stage"] for row in changed.tasks("COMPLETED")}
-    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "REPORT"}
+    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "REPORT", "MANIFEST"}
     labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
     assert not (labels == 1).any(), "no unit reaches the threshold set"
 

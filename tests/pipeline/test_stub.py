@@ -27,13 +27,15 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     assert run.status == 0, run.output
     assert Counter(row["stage"] for row in run.tasks("COMPLETED")) == {
         "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "RAW_QC": 3, "PREPROCESS": 3, "VISUALIZE": 3,
-        "DRIFT": 12, "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1,
+        "DRIFT": 12, "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1, "MANIFEST": 5,
     }  # fmt: skip
     assert "SORT m1/2026-03-02_003/probe01/shank3" in run.keys("COMPLETED")
     published = {str(path.relative_to(run.results)) for path in run.results.rglob("*") if path.is_file()}
     for session, probe in (("2026-03-01/001", "probe00"), ("2026-03-02/003", "probe01")):
         assert {
             f"m1/{session}/qc/inventory.json",
+            f"m1/{session}/qc/manifest.json",
+            f"m1/{session}/qc/{probe}/manifest.json",
             f"m1/{session}/qc/{probe}/preprocess.json",
             f"m1/{session}/qc/{probe}/sync.json",
             f"m1/{session}/qc/{probe}/levels.png",
@@ -58,7 +60,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     again = launcher.run(*arguments, "-resume", profile="test")
     assert again.status == 0
     assert again.keys("COMPLETED") == []
-    assert len(again.keys("CACHED")) == 73
+    assert len(again.keys("CACHED")) == 78
 
 
 def test_sessions_sorted_together(launcher, tmp_path):
@@ -111,7 +113,8 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
         (run_folder / f"run_g0_t0.obx0.{suffix}").write_text("")
     (tmp_path / "tracing of m1.csv").write_text("")
     (tmp_path / "sheet.csv").write_text("subject,raw,histology\nm1,raw,tracing of m1.csv\n")
-    run = launcher.run("-stub-run", "--input", tmp_path / "sheet.csv", "--compress", "mtscomp")
+    arguments = ("-stub-run", "-resume", "--input", tmp_path / "sheet.csv", "--compress", "mtscomp")
+    run = launcher.run(*arguments)
     assert run.status == 0, run.output
     session = "m1/2026-03-01_001"
     assert {key for key in run.keys("COMPLETED") if key.split()[0] in ("COMPRESS", "EDGES", "SYNC", "EVENTS")} == {
@@ -125,6 +128,25 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
     assert sorted(str(path.relative_to(copies)) for path in copies.rglob(".zgroup")) == [
         "nidq.zarr/.zgroup", "obx0.zarr/.zgroup", "probe00/imec0.ap.zarr/.zgroup", "probe00/imec0.lf.zarr/.zgroup",
     ]  # fmt: skip
+
+    # Copies of raw data have manifests of their own.
+    assert {key for key in run.keys("COMPLETED") if key.startswith("MANIFEST")} == {
+        f"MANIFEST {session}", f"MANIFEST {session}/probe00", f"MANIFEST {session}/obx0",
+        f"MANIFEST {session}/probe00/imec0.ap", f"MANIFEST {session}/probe00/imec0.lf",
+        f"MANIFEST {session}/nidq/nidq", f"MANIFEST {session}/obx0/obx0",
+    }  # fmt: skip
+    manifests = run.results / "m1/2026-03-01/001/qc"
+    assert sorted(str(path.relative_to(manifests)) for path in manifests.rglob("manifest*")) == [
+        "manifest.json", "manifest_nidq.json", "manifest_obx0.json", "obx0/manifest.json", "probe00/manifest.json",
+        "probe00/manifest_imec0.ap.json", "probe00/manifest_imec0.lf.json",
+    ]  # fmt: skip
+
+    # Somebody aligned the probe: that is EXPORT's and nobody else's.
+    (run.results / "m1/2026-03-01/001/alf/probe00/channel_locations.json").write_text("{}")
+    again = launcher.run(*arguments)
+    assert again.keys("COMPLETED") == [f"EXPORT {session}/probe00", f"MANIFEST {session}/probe00", "REPORT -"]
+    (task,) = [row for row in again.tasks("COMPLETED") if row["stage"] == "EXPORT"]
+    assert "locations/channel_locations.json" in (Path(task["workdir"]) / ".command.run").read_text()
 
 
 def test_another_reference_clock(oldest, tmp_path):
@@ -193,7 +215,7 @@ def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     changed = launcher.run(*arguments, profile="test")
     # Their outputs are new files, so what follows runs again; SORT and ANALYZE stay.
     assert {row["stage"] for row in changed.tasks("COMPLETED")} == {"LABEL", "EXPORT"} | (
-        {"REPORT"} & {row["stage"] for row in changed.tasks("COMPLETED")}
+        {"REPORT", "MANIFEST"} & {row["stage"] for row in changed.tasks("COMPLETED")}
     )
 
     data = tmp_path / "raw" / "run_g0" / "run_g0_imec1" / "run_g0_t0.imec1.ap.bin"

@@ -1,0 +1,331 @@
+"""What a run published of a probe, byte for byte, and what made it: manifests; and the check against them.
+
+The pipeline writes one for each probe of a session (``qc/<probe>/manifest.json``), one for what belongs to
+the session itself (``qc/manifest.json``), one for each DAQ stream with a clock of its own, and one for each
+copy of a raw stream (``manifest_<stream>.json``), which is large and seldom changes. They are made from the
+tasks' own outputs, at the end of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from powerpixels.documents import Document, ProbeDocument, PublishedClock, SortingDocument, StreamDocument
+from powerpixels.stage import DataError
+
+NAME = re.compile(r"manifest(_.+)?\.json")
+BLOCK_BYTES = 1 << 20
+# Raw files that are larger are known by their first and last MiB: to read them whole takes too long.
+WHOLE_BYTES = 16 << 20
+
+# What each stage publishes: (path within its folder, path within the session's, what it is). {probe}, {unit}
+# and {sorter} are the task's; with a slash they are a folder, or nothing. What is not here is not published.
+PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
+    "INSPECT": [
+        (r"inventory\.json", "qc/inventory.json", "what INSPECT found in the raw folder"),
+        (
+            r"probes\.description\.json",
+            "alf/probes.description.json",
+            "the session's probes, as IBL lists them",
+        ),
+    ],
+    "EDGES": [(r"(.*)", r"raw_ephys_data/{probe/}\1", "edges of the digital lines, IBL's file")],
+    "SYNC": [
+        (r"sync\.json", "qc/{probe}/sync.json", "fit of the clock to the session's"),
+        (r"residuals\.png", "qc/{probe}/sync_residuals.png", "distance of the sync edges from that fit"),
+        (r"ibl/(.*)", r"raw_ephys_data/{probe/}\1", "map of the clock to the session's, IBL's file"),
+    ],
+    "EVENTS": [(r"(.*)", r"alf/\1", "events and analog traces")],
+    "RAW_QC": [
+        (r"(lfp\.zarr/.*)", r"alf/{probe}/\1", "the local field potential"),
+        (r"([^/]*\.npy)", r"alf/{probe}/\1", "levels and spectra of the raw bands, for the alignment tool"),
+        (r"([^/]*\.(?:png|csv|json))", r"qc/{probe}/\1", "levels, spectra and artifacts of the raw bands"),
+    ],
+    "PREPROCESS": [
+        (r"preprocess\.json", "qc/{probe}/preprocess.json", "every decision of preprocessing"),
+        (
+            r"muted\.npy",
+            "qc/{probe}/muted.npy",
+            "stretches that were muted: session's number, first sample, end",
+        ),
+    ],
+    "DRIFT": [(r"(.*)", r"qc/{probe}/drift/{unit/}\1", "the motion of the tissue along the shank")],
+    "SORT": [(r"(.*)", r"spike_sorters/{sorter}/{probe}/{unit/}\1", "the sorter's own folder")],
+    "ANALYZE": [
+        (r"analyzer\.zarr/(.*)", r"analyzers/{probe}/{unit}.zarr/\1", "SpikeInterface SortingAnalyzer")
+    ],
+    "LABEL": [
+        (r"phy/(.*\.tsv)", r"spike_sorters/phy_labels/{probe}/{unit/}\1", "labels of the units for Phy")
+    ],
+    "EXPORT": [
+        (r"alf/(.*)", r"alf/{probe}/\1", "spikes, units and channels as ALF"),
+        (r"nwb/(.*)", r"nwb/\1", "units and electrodes as NWB"),
+        (r"((?:summary|agreement)\.json)", r"qc/{probe}/\1", "the probe's part of the run's report"),
+    ],
+    "HISTOLOGY": [(r"(.*\.json)", r"alf/\1", "track of the probe for the alignment tool")],
+    "COMPRESS": [(r"(.*)", r"raw_ephys_data/\1", "verified copy of a raw stream")],
+}
+# Names the clock of each file of ALF beside it; and further files that are counted on one.
+CLOCK_FILE = "_powerpixels_clock.fit.json"
+ON_REFERENCE = r"nwb/|alf/[^/]+/lfp\.zarr/timestamps/"
+ON_STREAM = r"qc/[^/]+/(muted\.npy|drift/(.*/)?temporal_bins_s\.npy)|spike_sorters/.*/spike_samples\.npy"
+# What people and their tools add to a session's folder: never missing, and not of the pipeline.
+ADDED = re.compile(
+    r"(.*/)?#[^/]+#/.*|(.*/)?curation/.*|histology/.*|(.*/)?(channel_locations|prev_alignments)[^/]*\.json"
+    r"|(.*/)?session_notes\.txt|(.*/)?[^/]*\.(nrrd|tiff?)|qc/(.*/)?manifest(_[^/]+)?\.json"
+)
+
+
+class Part(NamedTuple):
+    """A task's folder: of which stage, which sorting unit ("" where it is of none), and where it is."""
+
+    stage: str
+    unit: str
+    folder: Path
+
+
+class PublishedFile(Document):
+    """A published file: path in the session's folder; sha256 of all its bytes; the stage that made it.
+
+    what: in words. clock: of its times or samples, the name of a stream; None where it has none.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+    stage: str
+    what: str
+    clock: str | None
+
+
+class RawIdentity(Document):
+    """A raw file that the results were made from: path in the raw folder, size.
+
+    sha256: of the whole file, or, where that is larger than 16 MiB, ends_sha256: of its first and last MiB.
+    Both None of a folder.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str | None = None
+    ends_sha256: str | None = None
+
+
+class Manifest(Document):
+    """manifest.json. probe: "" for what belongs to the session itself.
+
+    parameters: the run's, files by name and sha256. software: versions by process. containers: the images
+    that tasks ran in, with their digests; empty where there were none.
+    """
+
+    subject: str
+    session: str
+    probe: str
+    parameters: dict[str, Any]
+    software: dict[str, list[dict[str, str]]]
+    containers: dict[str, str]
+    raw: list[RawIdentity]
+    files: list[PublishedFile]
+
+
+def make_manifest(
+    subject: str,
+    session: str,
+    probe: str,
+    parts: Iterable[Part],
+    record: dict[str, Any],
+    documents: Sequence[ProbeDocument | StreamDocument] = (),
+    raw: Sequence[Path] = (),
+) -> Manifest:
+    """The manifest of what tasks made of a probe.
+
+    parts: their folders. record: "parameters", "software" and "containers" of ``Manifest``. documents: of the
+    streams that were read; raw: their files, in the order of the documents'. Memory does not grow with the
+    files. Raises ``ValueError`` where two files would be published to one place.
+    """
+    files: dict[str, PublishedFile] = {}
+    parts = sorted(parts, key=lambda part: part[:2])
+    sidecars = [file for part in parts for file in files_below(part.folder) if file.name == CLOCK_FILE]
+    stated = PublishedClock.load(sidecars[0]) if sidecars else None
+    for part in parts:
+        for file, path, what in _published(part, probe):
+            if path in files:
+                raise ValueError(f"{path} is published by {files[path].stage} and by {part.stage}")
+            files[path] = PublishedFile(
+                path=path,
+                size_bytes=file.stat().st_size,
+                sha256=sha256(file),
+                stage=part.stage,
+                what=what,
+                clock=_clock(path, probe, stated),
+            )
+    # One file may hold both bands.
+    named = {
+        file.path: file for document in documents for stream in _streams(document) for file in stream.files
+    }
+    return Manifest(
+        subject=subject,
+        session=session,
+        probe=probe,
+        raw=[_identity(file.path, file.size_bytes, at) for file, at in zip(named.values(), raw, strict=True)],
+        files=[files[path] for path in sorted(files)],
+        **record,
+    )
+
+
+def _streams(document: ProbeDocument | StreamDocument) -> list:
+    if isinstance(document, StreamDocument):
+        return [document.stream]
+    return [stream for stream in (document.probe.ap, document.probe.lf) if stream is not None]
+
+
+def _published(part: Part, probe: str) -> Iterator[tuple[Path, str, str]]:
+    """(file, path in the session's folder, what it is) of all that is published of a task's folder."""
+    unit = "" if part.unit in ("", "probe") else f"{part.unit}/"
+    known = {"{probe}": probe, "{probe/}": f"{probe}/" if probe else "", "{unit}": part.unit, "{unit/}": unit}
+    if part.stage == "SORT":
+        known["{sorter}"] = SortingDocument.load(part.folder / "sorting.json").sorter
+    for file in files_below(part.folder):
+        relative = file.relative_to(part.folder).as_posix()
+        for pattern, target, what in PUBLISHED[part.stage]:
+            match = re.fullmatch(pattern, relative)
+            if match:
+                path = match.expand(target)
+                for name, value in known.items():
+                    path = path.replace(name, value)
+                yield file, path, what
+                break
+
+
+def _clock(path: str, probe: str, stated: PublishedClock | None) -> str | None:
+    """Clock of a published file's times or samples, as the file beside the probe's ALF says."""
+    if stated is None:
+        return None
+    name = path.removeprefix("alf/").removeprefix(f"{probe}/")
+    if name in stated.files:
+        return stated.files[name].clock
+    if re.match(ON_REFERENCE, path):
+        return stated.reference
+    return stated.stream if re.match(ON_STREAM, path) else None
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder in a fixed order; links are followed, as results may be published as such."""
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(at) / name
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read block by block."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _identity(name: str, size: int, path: Path) -> RawIdentity:
+    if path.is_dir():
+        return RawIdentity(path=name, size_bytes=size)
+    if size <= WHOLE_BYTES:
+        return RawIdentity(path=name, size_bytes=size, sha256=sha256(path))
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(BLOCK_BYTES))
+        file.seek(-BLOCK_BYTES, os.SEEK_END)
+        digest.update(file.read(BLOCK_BYTES))
+    return RawIdentity(path=name, size_bytes=size, ends_sha256=digest.hexdigest())
+
+
+class Difference(NamedTuple):
+    """What is not as a manifest says: "missing", "changed" or "extra"; the file; what is wrong with it."""
+
+    kind: str
+    path: Path
+    detail: str
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``powerpixels verify``."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of results, or of one session in them")
+
+
+def run(args: Namespace) -> None:
+    """Body of ``powerpixels verify``: names what differs, and raises ``DataError`` where anything does."""
+    n_files, differences = verify(args.folder)
+    for difference in differences:
+        print(f"{difference.kind:8} {difference.path}{difference.detail and f': {difference.detail}'}")
+    counts = ", ".join(
+        f"{sum(difference.kind == kind for difference in differences)} {kind}"
+        for kind in ("missing", "changed", "extra")
+    )
+    print(f"{n_files} files in manifests: {counts}")
+    if differences:
+        raise DataError(f"{args.folder}: not as it was published ({counts}); see above")
+
+
+def verify(folder: Path) -> tuple[int, list[Difference]]:
+    """Compare the files below a folder of results, or a session's, with the manifests in it.
+
+    Returns how many files the manifests have, and the differences, by path within ``folder``. A file is extra
+    where its session has manifests and none of them has it, unless people put such files there: revisions,
+    curations, alignments. Raises ``DataError`` where there is no manifest, or one that can't be read.
+    """
+    folder = Path(folder)
+    found = [
+        path
+        for path in files_below(folder)
+        if NAME.fullmatch(path.name) and "qc" in path.relative_to(folder).parts
+    ]
+    if not found:
+        raise DataError(
+            f"{folder}: expected results with qc/manifest.json or qc/<probe>/manifest.json, found none; give"
+            " the folder of the results, or of a session"
+        )
+    n_files, differences = 0, []
+    sessions: dict[Path, set[str]] = {}
+    for path in found:
+        try:
+            manifest = Manifest.load(path)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: expected a manifest, found otherwise ({error}); run the pipeline"
+            ) from None
+        session = path.parent if path.parent.name == "qc" else path.parent.parent
+        session = session.parent if session.name == "qc" else session
+        known = sessions.setdefault(session, set())
+        for file in manifest.files:
+            if not _inside(file.path):
+                raise DataError(f"{path}: expected paths within the session's folder, found {file.path}")
+            n_files += 1
+            known.add(file.path)
+            differences += _compared(session / file.path, file, folder)
+    for session, known in sessions.items():
+        for file in files_below(session):
+            name = file.relative_to(session).as_posix()
+            if name not in known and not ADDED.fullmatch(name):
+                differences.append(Difference("extra", file.relative_to(folder), ""))
+    return n_files, sorted(differences, key=lambda difference: difference.path)
+
+
+def _inside(path: str) -> bool:
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+
+
+def _compared(path: Path, stated: PublishedFile, folder: Path) -> list[Difference]:
+    if not path.is_file():
+        return [Difference("missing", path.relative_to(folder), stated.what)]
+    size = path.stat().st_size
+    if size != stated.size_bytes:
+        detail = f"{size} bytes, {stated.size_bytes} were published"
+        return [Difference("changed", path.relative_to(folder), detail)]
+    if sha256(path) != stated.sha256:
+        return [Difference("changed", path.relative_to(folder), "of the same size, with another content")]
+    return []

@@ -1,0 +1,55 @@
+// What the manifests are made of: the tasks' own folders, and what made them.
+
+// [key, part]: a folder that a stage made of a session, of one of its probes or streams.
+def madeBy(stage, meta, folder) {
+    return [[subject: meta.subject, session: meta.session, probe: meta.probe ?: '', stream: stage == 'COMPRESS' ? meta.stream : ''], [stage: stage, unit: meta.unit ?: '', folder: folder]]
+}
+
+// The folder of a task's that an output lies in, at any depth.
+def folderNamed(name, files) {
+    def first = ([files].flatten()[0]).toString()
+    return file(first.substring(0, first.lastIndexOf("/${name}/") + name.size() + 1))
+}
+
+// A manifest's task: [meta, head as JSON, folders, raw files]. raw: [documents, files] of the streams that were read.
+def manifestOf(key, parts, raw, record) {
+    def meta = key.findAll { entry -> entry.key != 'stream' || entry.value }
+    // In an order of their own: that of their arrival differs between runs and would change the task.
+    def sorted = parts.toSorted { part -> "${part.stage} ${part.unit} ${part.folder}".toString() }
+    def told = groovy.json.JsonOutput.toJson(key.subMap(['subject', 'session', 'probe']) + [parts: sorted.collect { part -> part.subMap(['stage', 'unit']) }])
+    def head = "${told[0..-2]}, \"documents\": [${raw ? raw[0] : ''}], \"record\": ${record}}".toString()
+    return [meta, head, sorted.collect { part -> part.folder }, raw ? raw[1] : []]
+}
+
+// What made a run's files, as JSON. versions: [process, text of its versions.json] of the processes.
+def recordOf(opts, names, versions) {
+    def software = versions.groupBy { entry -> entry[0] }.collectEntries { process, entries -> [process, entries.collect { entry -> new groovy.json.JsonSlurper().parseText(entry[1]) }] }
+    return groovy.json.JsonOutput.toJson([parameters: parametersOf(opts).subMap(names), software: software.sort(), containers: imagesOf(opts)])
+}
+
+// The parameters that bear on results; of files the name and what they hold, never where they lie.
+def parametersOf(opts) {
+    def elsewhere = ['input', 'outdir', 'publish_dir_mode', 'container', 'sorter_image', 'scratch', 'checkpoint_dir', 'device']
+    def files = ['wiring', 'sorter_params', 'bombcell_params', 'ibl_params', 'unitrefine_models']
+    return opts
+        .findAll { entry -> !(entry.key in elsewhere) && !(entry.key =~ '^(custom_config_|config_profile_|max_|igenomes_)') }
+        .collectEntries { name, value ->
+            if (!(name in files) || value == null) {
+                return [name, value]
+            }
+            def given = file(value)
+            return [name, [name: given.name] + (given.isDirectory() ? [:] : [sha256: given.bytes.digest('SHA-256')])]
+        }
+        .sort()
+}
+
+// The images that tasks ran in, each with the digest that `make images` left beside it.
+def imagesOf(opts) {
+    def cpu = opts.container ?: "${projectDir}/containers/powerpixels-cpu.sif"
+    def gpu = opts.sorter_image ?: opts.container ?: "${projectDir}/containers/powerpixels-gpu.sif"
+    def images = workflow.containerEngine ? [cpu, gpu].collect { image -> image.toString() }.unique() : []
+    return images.collectEntries { image ->
+        def digest = file("${image}.sha256")
+        [file(image).name, digest.exists() ? "sha256 ${digest.text.tokenize()[0]}".toString() : 'digest not known']
+    }
+}

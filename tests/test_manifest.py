@@ -1,0 +1,266 @@
+"""Manifests: what is published of each stage's folder, and what `powerpixels verify` says of a results folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from exported_probe import CLOCK
+from powerpixels.cli import main
+from powerpixels.documents import RawFile, Session, SortingDocument, Stream, StreamDocument
+from powerpixels.manifest import Difference, Manifest, Part, make_manifest, verify
+from powerpixels.stage import DataError
+from powerpixels.sync_files import write_clock
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = {"parameters": {"seed": 42}, "software": {"SORT": [{"kilosort": "4.1.7"}]}, "containers": {}}
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"what is in {name}")
+
+
+@pytest.fixture
+def parts(tmp_path) -> list[Part]:
+    """Tasks' folders as the stages leave them, with what they keep to themselves."""
+    at = tmp_path / "work"
+    write(
+        at / "raw_qc",
+        "raw_qc.json",
+        "levels.png",
+        "artifacts.csv",
+        "_iblqc_x.timestamps.npy",
+        "lfp.zarr/traces/0.0",
+        "lfp.zarr/timestamps/0",
+        "lfp.zarr/a.json",
+    )
+    write(at / "preprocessed", "preprocess.json", "muted.npy", "shank0/traces.bin", "shank0/muted.npy")
+    write(
+        at / "export",
+        "nwb/a.nwb",
+        "summary.json",
+        "agreement.json",
+        "alf/spikes.times.npy",
+        "alf/clusters.depths.npy",
+    )
+    write_clock(CLOCK, "", {"spikes.times.npy": "s", "_iblqc_x.timestamps.npy": "s"}, at / "export" / "alf")
+    write(at / "labels", "labels.csv", "phy/cluster_a.tsv")
+    write(at / "analysis", "metrics.csv", "analyzer.zarr/.zgroup", "analyzer.zarr/templates/0.0")
+    write(at / "sync", "sync.json", "residuals.png", "residuals.json", "ibl/_spikeglx_a.sync.npy")
+    write(at / "sorting", "phy/params.py", "spike_samples.npy")
+    SortingDocument(
+        probe="probe00",
+        unit="shank0",
+        sorter="lupin",
+        sorter_version=None,
+        status="sorted",
+        message="",
+        parameters={},
+        unit_ids=[],
+        sorter_labels={},
+    ).save(at / "sorting" / "sorting.json")
+    stages = {"raw_qc": "RAW_QC", "preprocessed": "PREPROCESS", "export": "EXPORT", "sync": "SYNC"}
+    of_units = {"labels": "LABEL", "analysis": "ANALYZE", "sorting": "SORT"}
+    return [Part(stage, "", at / name) for name, stage in stages.items()] + [
+        Part(stage, "shank0", at / name) for name, stage in of_units.items()
+    ]
+
+
+PLACES = {
+    "alf/probe00/_iblqc_x.timestamps.npy": "raw_qc/_iblqc_x.timestamps.npy",
+    "alf/probe00/_powerpixels_clock.fit.json": "export/alf/_powerpixels_clock.fit.json",
+    "alf/probe00/clusters.depths.npy": "export/alf/clusters.depths.npy",
+    "alf/probe00/lfp.zarr/a.json": "raw_qc/lfp.zarr/a.json",
+    "alf/probe00/lfp.zarr/traces/0.0": "raw_qc/lfp.zarr/traces/0.0",
+    "alf/probe00/lfp.zarr/timestamps/0": "raw_qc/lfp.zarr/timestamps/0",
+    "alf/probe00/spikes.times.npy": "export/alf/spikes.times.npy",
+    "analyzers/probe00/shank0.zarr/.zgroup": "analysis/analyzer.zarr/.zgroup",
+    "analyzers/probe00/shank0.zarr/templates/0.0": "analysis/analyzer.zarr/templates/0.0",
+    "nwb/a.nwb": "export/nwb/a.nwb",
+    "qc/probe00/agreement.json": "export/agreement.json",
+    "qc/probe00/artifacts.csv": "raw_qc/artifacts.csv",
+    "qc/probe00/levels.png": "raw_qc/levels.png",
+    "qc/probe00/muted.npy": "preprocessed/muted.npy",
+    "qc/probe00/preprocess.json": "preprocessed/preprocess.json",
+    "qc/probe00/raw_qc.json": "raw_qc/raw_qc.json",
+    "qc/probe00/summary.json": "export/summary.json",
+    "qc/probe00/sync.json": "sync/sync.json",
+    "qc/probe00/sync_residuals.png": "sync/residuals.png",
+    "raw_ephys_data/probe00/_spikeglx_a.sync.npy": "sync/ibl/_spikeglx_a.sync.npy",
+    "spike_sorters/lupin/probe00/shank0/phy/params.py": "sorting/phy/params.py",
+    "spike_sorters/lupin/probe00/shank0/sorting.json": "sorting/sorting.json",
+    "spike_sorters/lupin/probe00/shank0/spike_samples.npy": "sorting/spike_samples.npy",
+    "spike_sorters/phy_labels/probe00/shank0/cluster_a.tsv": "labels/phy/cluster_a.tsv",
+}
+
+
+@pytest.fixture
+def published(parts, tmp_path) -> Path:
+    """The folder of a session with its manifest, as the pipeline leaves it."""
+    session = tmp_path / "results" / "mouse01" / "2026-03-01" / "001"
+    for target, source in PLACES.items():
+        (session / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "work" / source, session / target)
+    manifest = make_manifest("mouse01", "2026-03-01_001", "probe00", parts, RECORD)
+    manifest.save(session / "qc" / "probe00" / "manifest.json")
+    return session
+
+
+def test_every_published_file_and_nothing_else(published, tmp_path):
+    manifest = Manifest.load(published / "qc" / "probe00" / "manifest.json")
+    assert [file.path for file in manifest.files] == sorted(PLACES)
+    for file in manifest.files:
+        content = (tmp_path / "work" / PLACES[file.path]).read_bytes()
+        assert (file.size_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert {file.path: file.clock for file in manifest.files if file.clock} == {
+        "alf/probe00/spikes.times.npy": "nidq",
+        "alf/probe00/_iblqc_x.timestamps.npy": "nidq",
+        "alf/probe00/lfp.zarr/timestamps/0": "nidq",
+        "nwb/a.nwb": "nidq",
+        "qc/probe00/muted.npy": "imec0.ap",
+        "spike_sorters/lupin/probe00/shank0/spike_samples.npy": "imec0.ap",
+    }
+    assert manifest.parameters == {"seed": 42} and manifest.software["SORT"][0]["kilosort"] == "4.1.7"
+    assert "/work/" not in manifest.model_dump_json()
+
+
+def test_verify_names_what_differs(published, tmp_path, capsys):
+    results = tmp_path / "results"
+    assert verify(published) == verify(results) == (len(PLACES), [])
+    # What people add is theirs.
+    for name in (
+        "alf/probe00/#2026-03-02#/a.npy",
+        "curation/a.json",
+        "alf/probe00/channel_locations_shank2.json",
+    ):
+        write(published, name)
+    main(["verify", str(results)])
+    assert capsys.readouterr().out == f"{len(PLACES)} files in manifests: 0 missing, 0 changed, 0 extra\n"
+
+    (published / "nwb" / "a.nwb").unlink()
+    (published / "qc" / "probe00" / "levels.png").write_text("longer than before, by far")
+    samples = published / "spike_sorters/lupin/probe00/shank0/spike_samples.npy"
+    samples.write_bytes(samples.read_bytes()[::-1])
+    write(published, "analyzers/probe00/shank1.zarr/.zgroup")
+    n_files, differences = verify(results)
+    at = Path("mouse01/2026-03-01/001")
+    assert n_files == len(PLACES) and differences == [
+        Difference("extra", at / "analyzers/probe00/shank1.zarr/.zgroup", ""),
+        Difference("missing", at / "nwb/a.nwb", "units and electrodes as NWB"),
+        Difference("changed", at / "qc/probe00/levels.png", "26 bytes, 21 were published"),
+        Difference("changed", at / samples.relative_to(published), "of the same size, with another content"),
+    ]
+    with pytest.raises(SystemExit) as left:
+        main(["verify", str(published)])
+    assert left.value.code == 65
+    said = capsys.readouterr()
+    assert "missing  nwb/a.nwb: units and electrodes as NWB\n" in said.out
+    assert said.err.endswith("not as it was published (1 missing, 2 changed, 1 extra); see above\n")
+
+
+def test_published_as_links(published, parts, tmp_path):
+    """Folders and files that are links to where they were made count as if they lay there."""
+    zarr = published / "analyzers" / "probe00" / "shank0.zarr"
+    shutil.rmtree(zarr)
+    zarr.symlink_to(tmp_path / "work" / "analysis" / "analyzer.zarr")
+    assert verify(published)[1] == []
+
+
+def test_raw_files_are_known_by_content(tmp_path):
+    size = 17 << 20
+    session = Session(
+        subject="m", session="s", acquisition="spikeglx", acquisition_version=None, start_time=None
+    )
+    files = [
+        RawFile(path="a.bin", role="data", size_bytes=size),
+        RawFile(path="a.meta", role="meta", size_bytes=3),
+    ]
+    stream = Stream(
+        name="nidq",
+        kind="nidq",
+        files=files,
+        sampling_rate_hz=1,
+        n_columns=1,
+        n_samples=1,
+        first_sample=0,
+        pieces=[],
+    )
+    document = StreamDocument(session=session, stream=stream)
+    with (tmp_path / "a.bin").open("wb") as data:
+        data.write(b"first")
+        data.truncate(size - 4)
+        data.seek(size - 4)
+        data.write(b"last")
+    (tmp_path / "a.meta").write_bytes(b"abc")
+    raw = [tmp_path / "a.bin", tmp_path / "a.meta"]
+    manifest = make_manifest("m", "s", "probe00", [], RECORD, [document], raw)
+    content = (tmp_path / "a.bin").read_bytes()
+    assert [identity.model_dump() for identity in manifest.raw] == [
+        {
+            "path": "a.bin",
+            "size_bytes": size,
+            "sha256": None,
+            "ends_sha256": hashlib.sha256(content[: 1 << 20] + content[-1 << 20 :]).hexdigest(),
+        },
+        {
+            "path": "a.meta",
+            "size_bytes": 3,
+            "sha256": hashlib.sha256(b"abc").hexdigest(),
+            "ends_sha256": None,
+        },
+    ]
+
+
+def test_two_files_for_one_place_are_a_defect(parts):
+    with pytest.raises(ValueError, match=r"qc/probe00/sync_residuals\.png is published by SYNC and by SYNC"):
+        make_manifest("m", "s", "probe00", [*parts, parts[3]], RECORD)
+
+
+def test_without_or_with_a_broken_manifest(published, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="expected results with qc/manifest.json"):
+        verify(tmp_path / "empty")
+    path = published / "qc" / "probe00" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][0]["path"] = "../../other"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"expected paths within the session's folder, found \.\./\.\./other"):
+        verify(published)
+    path.write_text("{")
+    with pytest.raises(DataError, match="expected a manifest, found otherwise"):
+        verify(published)
+
+
+def test_executable(parts, tmp_path):
+    """With the head as the pipeline writes it: of a session's DAQ stream that has no probe, and no raw file."""
+    head = {
+        "subject": "mouse01",
+        "session": "2026-03-01_001",
+        "probe": "probe00",
+        "parts": [{"stage": part.stage, "unit": part.unit} for part in parts],
+        "documents": [],
+        "record": RECORD,
+    }
+    (tmp_path / "head.json").write_text(json.dumps(head))
+    folders = [str(part.folder) for part in parts]
+    command = [
+        sys.executable,
+        ROOT / "bin" / "pp_manifest.py",
+        "--head",
+        "head.json",
+        "--made",
+        *folders,
+        "--raw",
+        "--out",
+        "m.json",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [file.path for file in Manifest.load(tmp_path / "m.json").files] == sorted(PLACES)
