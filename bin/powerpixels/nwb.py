@@ -1,9 +1,13 @@
-"""Writes a probe's units and electrodes as NWB (HDF5). Spike times equal those of the ALF bit for bit."""
+"""Writes a probe's units, electrodes and traces as NWB. Spike times equal those of the ALF bit for bit."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from hdmf.backends.hdf5 import H5DataIO
@@ -13,8 +17,15 @@ from pynwb.file import Subject
 from pynwb.misc import Units
 
 from powerpixels import __version__
-from powerpixels.documents import Session
+from powerpixels.brain import BrainLocation
+from powerpixels.documents import Channel, Session
 from powerpixels.export import IDENTITY_COLUMNS, SESSION_SPIKES, ProbeExport
+from powerpixels.metadata import Metadata
+from powerpixels.nwb_series import Rows, add_events, add_lfp, add_raw
+from powerpixels.rawdata import StreamReader
+
+Backend = Literal["hdf5", "zarr"]
+UNKNOWN = "unknown"
 
 DESCRIPTIONS = {
     "sorting_unit": "the shank (or whole probe) whose spikes were sorted together",
@@ -36,92 +47,145 @@ DESCRIPTIONS = {
 }
 
 
-def file_name(session: Session, probe: str) -> str:
-    """`sub-<subject>_ses-<date>-<NNN>_<probe>_ecephys.nwb`."""
-    return f"sub-{session.subject}_ses-{session.session.replace('_', '-')}_{probe}_ecephys.nwb"
+# Of electrodes in the brain: IBL's coordinates, as ALF's channels.mlapdv has them.
+BRAIN_COLUMNS = {
+    "ml_um": "mediolateral position in the Allen CCF of 2017, in µm from bregma, right positive",
+    "ap_um": "anteroposterior position, in µm from bregma, anterior positive",
+    "dv_um": "dorsoventral position, in µm from bregma, up positive",
+    "ccf_id": (
+        "id of the structure in the Allen CCF of 2017, negative in the left hemisphere where the alignment "
+        "told them apart; 0 where the place is not known, or outside of the brain"
+    ),
+}
 
 
-def start_time(session: Session) -> tuple[datetime, str]:
-    """The session's start as NWB wants it, and a sentence that says what of it is known.
+@dataclass(frozen=True)
+class Traces:
+    """What goes into an NWB beside units and electrodes; None: not.
 
-    NWB demands a time zone and acquisition programs write none. The wall-clock time is kept as it
-    was written, under a formal offset of +00:00 that is the same on every machine (pynwb alone
-    would take the zone of whatever machine runs it); the sentence says so.
+    events: folder that EVENTS wrote of the session. raw: of the probe's AP stream. lfp: lfp.zarr of RAW_QC.
     """
-    if session.start_time is None:
-        start = datetime.strptime(session.session[:10], "%Y-%m-%d")
-        known = (
-            "Only the session's date is known: the time of day in session_start_time is a placeholder, "
-            "as is its UTC offset."
-        )
-    else:
-        start = datetime.fromisoformat(session.start_time)
-        known = (
-            "session_start_time is the local time that the acquisition program wrote; it wrote no time "
-            "zone, and the UTC offset +00:00 is a placeholder."
-        )
-    if start.tzinfo is not None:
-        return start, ""
-    return start.replace(tzinfo=timezone.utc), known
+
+    events: Path | None = None
+    raw: StreamReader | None = None
+    lfp: Path | None = None
 
 
-def write_nwb(export: ProbeExport, folder: Path) -> Path:
+def file_name(session: Session, probe: str, backend: Backend = "hdf5") -> str:
+    """DANDI's: `sub-<subject>_ses-<date>-<NNN>_probe-<probe>_ecephys.nwb`, ending in .nwb.zarr as Zarr.
+
+    DANDI parts names at "_" and allows few other signs in them: a hyphen takes their place.
+    """
+    subject, number, name = (
+        re.sub(r"[^A-Za-z0-9-]", "-", text) for text in (session.subject, session.session, probe)
+    )
+    return f"sub-{subject}_ses-{number}_probe-{name}_ecephys.nwb" + (".zarr" if backend == "zarr" else "")
+
+
+def write_nwb(
+    export: ProbeExport,
+    metadata: Metadata,
+    folder: Path,
+    backend: Backend = "hdf5",
+    traces: Traces | None = None,
+) -> Path:
     """Write `export` into `folder` (made if missing) under the name of `file_name`; returns the path.
 
     Electrodes: every recorded channel, also bad ones, with raw_column, contact_id, shank, position
-    on the probe (µm) and bad-channel label; one group per shank. Units: spike times in s on the
+    on the probe (µm) and bad-channel label; one group per shank. Of an aligned probe also their regions
+    (Allen CCF acronyms, "unknown" of channels that the alignment leaves out), positions from bregma in IBL's
+    axes (ml_um, ap_um, dv_um) and in NWB's (x posterior, y inferior, z right). Units: spike times in s on the
     reference clock, observation intervals (the recording without its gaps), identity, labels, metrics, mean
     and standard deviation of the waveform in V on the channels of the unit's `electrodes`, in their
-    order (main channel first). Gaps in the recording are its invalid_times. Unknown metadata (species,
-    brain region, time zone) are not made up.
+    order (main channel first). Gaps in the recording are its invalid_times. traces: what else to write, see
+    `powerpixels.nwb_series`. What metadata do not say (species, …) is not made up. Memory does not grow with
+    the recording but by its spikes.
 
-    The file's identifier follows from its content. Its bytes do not: HDF5's NWB records the true
-    time of writing and gives each object a random id.
+    The file's identifier follows from its content. Its bytes do not: NWB records the true time of writing and
+    gives each object a random id.
+
+    Raises ValueError where the metadata lack what NWB demands (``Metadata.missing``), or the traces are not
+    the export's.
     """
+    if metadata.start is None:
+        raise ValueError(f"the metadata lack {'; '.join(metadata.missing)}")
     session, probe = export.document.session, export.document.probe
-    start, known = start_time(session)
     program = (
         session.acquisition
         if session.acquisition_version is None
         else (f"{session.acquisition} {session.acquisition_version}")
     )
+    described = [
+        metadata.nwb_file.get("session_description", ""),
+        f"Sorted units of probe {probe.name}, acquired with {program}.",
+        f"Times are seconds on the clock of stream {export.clock.reference}, zero at that stream's first "
+        "sample.",
+    ]
     nwbfile = NWBFile(
-        session_description=" ".join(
-            part
-            for part in (
-                f"Sorted units of probe {probe.name}, acquired with {program}.",
-                f"Times are seconds on the clock of stream {export.clock.reference}, zero at that stream's "
-                "first sample.",
-                known,
-            )
-            if part
-        ),
-        identifier=export.identifier,
-        session_start_time=start,
-        file_create_date=datetime.now(timezone.utc),
-        session_id=session.session,
-        was_generated_by=[["powerpixels", __version__]],
+        **{
+            **metadata.nwb_file,
+            "session_description": " ".join(part for part in described if part),
+            "identifier": export.identifier,
+            "session_start_time": metadata.start,
+            "file_create_date": datetime.now(timezone.utc),
+            "was_generated_by": [["powerpixels", __version__]],
+        }
     )
-    # "U" is NWB's word for unknown; for the age and the species it has none, so they stay out.
-    nwbfile.subject = Subject(subject_id=session.subject, sex="U")
+    nwbfile.subject = Subject(**metadata.subject)
+    packed = {"hdf5": _packed_hdf5, "zarr": _packed_zarr}[backend]
     electrode_of = _add_electrodes(nwbfile, export)
-    nwbfile.units = _units(nwbfile, export, electrode_of)
+    nwbfile.units = _units(nwbfile, export, electrode_of, packed)
     for (start_s, stop_s), (_, missing) in zip(export.gap_intervals, export.gaps, strict=True):
         nwbfile.add_invalid_time_interval(
             start_time=start_s, stop_time=stop_s, tags=f"{probe.name}: {missing} samples were not recorded"
         )
+    traces = traces or Traces()
+    if traces.events is not None:
+        add_events(nwbfile, traces.events, export.clock, packed)
+    if traces.lfp is not None:
+        add_lfp(nwbfile, traces.lfp, export.clock, packed)
+    if traces.raw is not None:
+        add_raw(nwbfile, probe.ap, traces.raw, export.clock, packed)
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / file_name(session, probe.name)
-    with NWBHDF5IO(path, "w") as io:
+    path = folder / file_name(session, probe.name, backend)
+    with _writing(path, backend) as io:
         io.write(nwbfile)
     return path
 
 
+def _writing(path: Path, backend: Backend):
+    if backend == "hdf5":
+        return NWBHDF5IO(path, "w")
+    from hdmf_zarr.nwb import NWBZarrIO
+
+    return NWBZarrIO(str(path), "w")
+
+
+def _packed_hdf5(values):
+    """An array or iterator as HDF5 is to compress it."""
+    if isinstance(values, Rows):
+        return H5DataIO(
+            values, compression="gzip", compression_opts=4, shuffle=True, chunks=values.chunk_shape
+        )
+    return H5DataIO(values, compression="gzip", compression_opts=4, shuffle=True) if values.size else values
+
+
+def _packed_zarr(values):
+    """The same for Zarr."""
+    from hdmf_zarr import ZarrDataIO
+    from numcodecs import Blosc
+
+    codec = Blosc(cname="zstd", clevel=5, shuffle=Blosc.BITSHUFFLE)
+    if isinstance(values, Rows):
+        return ZarrDataIO(values, compressor=codec, chunks=values.chunk_shape)
+    return ZarrDataIO(values, compressor=codec) if values.size else values
+
+
 def _add_electrodes(nwbfile: NWBFile, export: ProbeExport) -> dict[int, int]:
     """Fill the electrodes table; returns the row of each raw column."""
-    probe = export.document.probe
+    probe, brain = export.document.probe, export.brain
     model = None
     if probe.model is not None:
         # A name in HDF5 can't hold a slash.
@@ -131,11 +195,12 @@ def _add_electrodes(nwbfile: NWBFile, export: ProbeExport) -> dict[int, int]:
     device = nwbfile.create_device(
         name=probe.name, description="Neuropixels probe", serial_number=probe.serial_number, model=model
     )
+    channels = sorted(probe.ap.channels, key=lambda channel: channel.raw_column)
     groups = {
         shank: nwbfile.create_electrode_group(
             name=f"{probe.name}_shank{shank}",
             description=f"shank {shank} of {probe.name}",
-            location="unknown",
+            location=_regions(channels, shank, brain),
             device=device,
         )
         for shank in probe.shanks
@@ -148,11 +213,14 @@ def _add_electrodes(nwbfile: NWBFile, export: ProbeExport) -> dict[int, int]:
         ("label", "bad-channel detection: good, dead, noise, or out (outside of the brain)"),
     ):
         nwbfile.add_electrode_column(name=name, description=description)
-    channels = sorted(probe.ap.channels, key=lambda channel: channel.raw_column)
+    if brain:
+        for name, description in BRAIN_COLUMNS.items():
+            nwbfile.add_electrode_column(name=name, description=description)
     for channel in channels:
+        place = brain.get(channel.raw_column)
         nwbfile.add_electrode(
             group=groups[channel.shank],
-            location="unknown",
+            location=UNKNOWN if place is None else place.acronym,
             rel_x=channel.x_um,
             rel_y=channel.y_um,
             raw_column=channel.raw_column,
@@ -160,11 +228,34 @@ def _add_electrodes(nwbfile: NWBFile, export: ProbeExport) -> dict[int, int]:
             contact_id=channel.contact_id,
             shank=channel.shank,
             label=export.channel_labels[channel.raw_column],
+            **(_in_brain(place) if brain else {}),
         )
     return {channel.raw_column: row for row, channel in enumerate(channels)}
 
 
-def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int]) -> Units:
+def _regions(channels: list[Channel], shank: int, brain: dict[int, BrainLocation]) -> str:
+    """The regions that a shank passes, from its tip up."""
+    along = sorted((c for c in channels if c.shank == shank), key=lambda channel: channel.y_um)
+    passed = [brain[c.raw_column].acronym for c in along if c.raw_column in brain]
+    return ", ".join(dict.fromkeys(passed)) or UNKNOWN
+
+
+def _in_brain(place: BrainLocation | None) -> dict:
+    """A channel's values of BRAIN_COLUMNS and of NWB's own x, y, z."""
+    if place is None:
+        return {**dict.fromkeys(("x", "y", "z", *BRAIN_COLUMNS), np.nan), "ccf_id": 0}
+    return {
+        "x": -place.y_um,
+        "y": -place.z_um,
+        "z": place.x_um,
+        "ml_um": place.x_um,
+        "ap_um": place.y_um,
+        "dv_um": place.z_um,
+        "ccf_id": place.atlas_id,
+    }
+
+
+def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int], packed: Callable) -> Units:
     """The units table, built by column: row by row would hold every spike time as a Python object."""
     clusters, clock = export.clusters, export.clock
     n = len(clusters)
@@ -185,7 +276,7 @@ def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int]) 
     add(
         "spike_times",
         "spike times in seconds on the reference clock",
-        _compressed(export.spike_times[by_cluster]),
+        packed(export.spike_times[by_cluster]),
         ends,
     )
     add(
@@ -209,15 +300,18 @@ def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int]) 
             [groups[f"{export.document.probe.name}_shank{shank}"] for shank in clusters["shank"]],
         )
     unmeasured = "; NaN on electrodes where it was not measured"
-    add("waveform_mean", "mean waveform, in V" + unmeasured, _compressed(export.waveforms))
+    add("waveform_mean", "mean waveform, in V" + unmeasured, packed(export.waveforms))
     add(
         "waveform_sd",
         "standard deviation of the waveform, in V" + unmeasured,
-        _compressed(export.waveforms_sd),
+        packed(export.waveforms_sd),
     )
     for name, description in DESCRIPTIONS.items():
         values = clusters[name]
         add(name, description, values.to_numpy(dtype=np.str_ if values.dtype == object else None))
+    add(
+        "uuid", "of the unit; the same in ALF's clusters.uuids", np.array(export.cluster_uuids, dtype=np.str_)
+    )
     if export.joined:
         add(
             SESSION_SPIKES, "number of the unit's spikes in this session", clusters[SESSION_SPIKES].to_numpy()
@@ -238,7 +332,3 @@ def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int]) 
         waveform_time_before_peak_in_ms=float(export.waveform_before_ms),
         resolution=clock.slope / clock.sampling_rate_hz,
     )
-
-
-def _compressed(values: np.ndarray):
-    return H5DataIO(values, compression="gzip", compression_opts=4, shuffle=True) if values.size else values
