@@ -158,9 +158,12 @@ def write_nwb(
 def _writing(path: Path, backend: Backend):
     if backend == "hdf5":
         return NWBHDF5IO(path, "w")
-    from hdmf_zarr.nwb import NWBZarrIO
+    import numcodecs
+    from hdmf_zarr import ZarrIO
+    from pynwb import get_manager
 
-    return NWBZarrIO(str(path), "w")
+    # NWBZarrIO writes references as pickles, which numcodecs refuses to read.
+    return ZarrIO(str(path), manager=get_manager(), mode="w", object_codec_class=numcodecs.JSON)
 
 
 def _packed_hdf5(values):
@@ -190,7 +193,10 @@ def _add_electrodes(nwbfile: NWBFile, export: ProbeExport) -> dict[int, int]:
     if probe.model is not None:
         # A name in HDF5 can't hold a slash.
         model = nwbfile.create_device_model(
-            name=probe.model.replace("/", "-"), manufacturer="imec", model_number=probe.part_number
+            name=probe.model.replace("/", "-"),
+            description="Neuropixels probe",
+            manufacturer="imec",
+            model_number=probe.part_number,
         )
     device = nwbfile.create_device(
         name=probe.name, description="Neuropixels probe", serial_number=probe.serial_number, model=model
