@@ -11,7 +11,7 @@ log = logging.getLogger("powerpixels")
 
 
 def main(argv):
-    """Parse arguments, write the file into `<out>` unless NWB demands what nobody said; notes.json says so."""
+    """Parse arguments, write the file into `<out>`. Where NWB demands more, notes.json says so."""
     from powerpixels import export, metadata, nwb
     from powerpixels.documents import ProbeNotes
     from powerpixels.rawdata import StreamReader, locate
@@ -23,29 +23,39 @@ def main(argv):
     parser.add_argument("--backend", choices=["hdf5", "zarr"], required=True, help="how the file is written")
     parser.add_argument("--events", type=Path, help="folder of EVENTS; without it no events")
     parser.add_argument("--lfp", type=Path, help="lfp.zarr of RAW_QC; without it no LFP")
-    parser.add_argument("--raw-dir", type=Path, help="folder of the AP stream's files; without it no raw traces")
+    parser.add_argument(
+        "--raw-dir", type=Path, help="folder of the AP stream's files; without it no raw traces"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
-    document, probe_parts = export.read_arguments(parser, args)
-
+    parts = export.read_arguments(parser, args)
+    document = parts[0]
     session, probe = document.session, document.probe
     known = metadata.resolve(session, args.metadata, args.lab_metadata)
     notes = []
     if known.missing:
         notes.append(
-            f"no NWB was written, which demands {'; '.join(known.missing)}: write it into a YAML file and give "
-            "that with --metadata for all sessions, or in the samplesheet's column metadata for one"
+            f"no NWB was written, which demands {'; '.join(known.missing)}: write it into a YAML file and "
+            "give that with --metadata for all sessions, or in the samplesheet's column metadata for one"
         )
         log.warning("%s", notes[0])
     else:
         raw = None if args.raw_dir is None else StreamReader(probe.ap, locate([probe.ap], args.raw_dir)[0])
         traces = nwb.Traces(events=args.events, raw=raw, lfp=args.lfp)
-        nwb.write_nwb(export.gather(document, *probe_parts), known, args.out, args.backend, traces)
-    ProbeNotes(
-        subject=session.subject, session=session.session, probe=probe.name, warnings=notes
-    ).save(Path("notes.json"))
+        nwb.write_nwb(export.gather(*parts), known, args.out, args.backend, traces)
+    ProbeNotes(subject=session.subject, session=session.session, probe=probe.name, warnings=notes).save(
+        Path("notes.json")
+    )
     write_versions(
-        Path("versions.json"), "spikeinterface", "pynwb", "hdmf", "h5py", "hdmf-zarr", "zarr", "numpy", "pandas"
+        Path("versions.json"),
+        "spikeinterface",
+        "pynwb",
+        "hdmf",
+        "h5py",
+        "hdmf-zarr",
+        "zarr",
+        "numpy",
+        "pandas",
     )
 
 

@@ -22,17 +22,21 @@ def main(argv):
     parser.add_argument(
         "--residuals", type=Path, nargs="*", default=[], help="residuals.json of each fitted stream"
     )
+    parser.add_argument("--notes", type=Path, nargs="*", default=[], help="notes.json of each probe's NWB")
     parser.add_argument("--failures", type=Path, required=True, help="JSON list of what failed")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
 
     from powerpixels import report, summary
     from powerpixels.agreement import Agreement, combined
-    from powerpixels.documents import Inventory, ProbeSummary, SyncResiduals
+    from powerpixels.documents import Inventory, ProbeNotes, ProbeSummary, SyncResiduals
 
     inventories = [Inventory.load(path) for path in args.inventories]
     rows = summary.table(
-        [ProbeSummary.load(path) for path in args.summaries], read_json(args.failures), inventories
+        [ProbeSummary.load(path) for path in args.summaries],
+        read_json(args.failures),
+        inventories,
+        [ProbeNotes.load(path) for path in args.notes],
     )
     args.out.mkdir(parents=True, exist_ok=True)
     summary.write_csv(rows, args.out / "summary.csv")

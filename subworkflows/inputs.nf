@@ -89,8 +89,8 @@ def distance(a, b) {
 
 // The samplesheet's sessions: a list of [meta, raw folder, wanted probes (empty: all), fingerprint, joined, histology].
 // meta has subject and session (YYYY-MM-DD_NNN); the schema is assets/schema_input.json. joined has the session under
-// whose name its probes are sorted (its own, or concatenated_NAME), how many sessions are, and the row's own sorter and
-// sorter_params (the file's path), '' where it has none. histology is null or
+// whose name its probes are sorted (its own, or concatenated_NAME), how many sessions are, and the row's own sorter,
+// sorter_params and metadata (the files' paths), '' where it has none. histology is null or
 // [file or folder of tracings, its fingerprint].
 def readSamplesheet(sheet_path, schema_file) {
     def sheet = file(sheet_path)
@@ -142,7 +142,7 @@ def readSamplesheet(sheet_path, schema_file) {
     }
     return sound.collect { row ->
         def size = row.concatenate ? sound.count { other -> other.meta.subject == row.meta.subject && other.concatenate == row.concatenate } : 1
-        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size] + row.sorting, row.histology ? [row.histology, fingerprint(row.histology)] : null]
+        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size, metadata: row.metadata] + row.sorting, row.histology ? [row.histology, fingerprint(row.histology)] : null]
     }
 }
 
@@ -159,7 +159,7 @@ def splitRow(line) {
     }
 }
 
-// One row: [number (of its line), faults, meta, raw, probes, concatenate, histology, sorting].
+// One row: [number (of its line), faults, meta, raw, probes, concatenate, histology, metadata, sorting].
 def readRow(line, number, header, schema, folder) {
     def fields = splitRow(line)
     if (fields.size() != header.size()) {
@@ -200,7 +200,7 @@ def readRow(line, number, header, schema, folder) {
     def meta = [subject: values.subject, session: session]
     def wanted = (values.probes ?: '').tokenize(' ;')
     def sorting = [sorter: values.sorter ?: '', sorter_params: values.sorter_params ? folder.resolve(values.sorter_params).normalize().toString() : '']
-    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted, concatenate: values.concatenate ?: '', histology: values.histology ? folder.resolve(values.histology).normalize() : null, sorting: sorting]
+    return [number: number, faults: [], meta: meta, raw: raw, probes: wanted, concatenate: values.concatenate ?: '', histology: values.histology ? folder.resolve(values.histology).normalize() : null, metadata: values.metadata ? folder.resolve(values.metadata).normalize().toString() : '', sorting: sorting]
 }
 
 def isDate(text) {

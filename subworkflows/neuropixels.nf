@@ -17,6 +17,7 @@ include { SORT                } from '../modules/sort'
 include { ANALYZE             } from '../modules/analyze'
 include { LABEL               } from '../modules/label'
 include { EXPORT              } from '../modules/export'
+include { NWB                 } from '../modules/nwb'
 include { REPORT              } from '../modules/report'
 include { MANIFEST            } from '../modules/manifest'
 
@@ -29,6 +30,8 @@ workflow NEUROPIXELS {
 
     main:
     def wiring = file(opts.wiring ?: "${projectDir}/assets/wiring.json")
+    // What traces the NWB is to have.
+    def included = opts.nwb == 'none' ? [] : (opts.nwb_include ?: '').tokenize(',')
 
     INSPECT(sessions.map { meta, raw, _wanted, print, _joined, _histology -> [meta, raw, print] }, codeDigest('pp_inspect.py'))
 
@@ -104,7 +107,7 @@ workflow NEUROPIXELS {
         probes
             .map { meta, document, files, _is_reference, lf_files -> [meta, document, files + lf_files] }
             .join(SYNC.out.sync),
-        opts.subMap(['lfp', 'notch', 'notch_threshold_uv2_hz', 'seed']),
+        opts.subMap(['notch', 'notch_threshold_uv2_hz', 'seed']) + [lfp: opts.lfp || 'lfp' in included],
         codeDigest('pp_raw_qc.py')
     )
 
@@ -189,16 +192,43 @@ workflow NEUROPIXELS {
             def parts = members.toSorted { member -> member[0] }.transpose().drop(1)
             [key.getGroupTarget()] + parts[0..3] + [parts[4].findAll { drift -> drift }]
         }
-    EXPORT(
-        probes
-            .map { meta, document, _files, _is_reference, _lf_files -> [meta, document] }
-            .join(SYNC.out.sync)
-            .join(locations)
-            .join(joined_of)
-            .map { meta, document, sync, places, joined -> [joined.getGroupTarget(), meta, document, sync, places] }
-            .combine(PREPROCESS.out.preprocessed.map { meta, record, _folders -> [meta, record] }.join(PREPROCESS.out.muted).join(gathered), by: 0)
-            .map { parts -> [parts[1], parts[2], parts[5], parts[6], parts[3], parts[4]] + parts.drop(7) },
-        codeDigest('pp_export.py')
+    exported = probes
+        .map { meta, document, _files, _is_reference, _lf_files -> [meta, document] }
+        .join(SYNC.out.sync)
+        .join(locations)
+        .join(joined_of)
+        .map { meta, document, sync, places, joined -> [joined.getGroupTarget(), meta, document, sync, places] }
+        .combine(PREPROCESS.out.preprocessed.map { meta, record, _folders -> [meta, record] }.join(PREPROCESS.out.muted).join(gathered), by: 0)
+        .map { parts -> [parts[1], parts[2], parts[5], parts[6], parts[3], parts[4]] + parts.drop(7) } // [ val(meta), val(document), preprocess, muted, sync, locations, of each sorting unit: sortings, analyses, labels, recordings, motions ]
+    EXPORT(exported, codeDigest('pp_export.py'))
+
+    // The same as NWB, with the session's metadata and events, as soon as all of its DAQ streams have theirs.
+    n_daqs = found.map { meta, _joined, seen -> [meta, seen.daqs.size()] }
+    events = n_daqs
+        .filter { _meta, n -> n == 0 }
+        .map { meta, _n -> [meta, []] }
+        .mix(
+            EVENTS.out.alf
+                .map { meta, files -> [sessionOf(meta), files] }
+                .combine(n_daqs, by: 0)
+                .map { session, files, n -> [groupKey(session, n), files] }
+                .groupTuple()
+                .map { key, files -> [key.getGroupTarget(), files.flatten().toSorted { entry -> entry.name }] }
+        )
+    lfps = RAW_QC.out.raw_qc.map { meta, files -> [meta, [files].flatten().find { entry -> entry.name == 'lfp.zarr' } ?: []] }
+    NWB(
+        exported
+            .filter { _exported -> opts.nwb != 'none' }
+            .map { parts -> parts[0..2] + parts[4..9] }
+            .join('lfp' in included ? lfps : probes.map { probe -> [probe[0], []] })
+            .join(probes.map { meta, _document, files, _is_reference, _lf_files -> [meta, 'raw' in included ? files : []] })
+            .map { parts -> [sessionOf(parts[0])] + parts }
+            .combine(sessions.map { meta, _raw, _wanted, _print, joined, _histology -> [meta, joined.metadata ? file(joined.metadata) : []] }, by: 0)
+            .combine(events, by: 0)
+            .map { parts -> parts[1..9] + parts[12..13] + parts[10..11] },
+        opts.metadata ? file(opts.metadata) : [],
+        opts.subMap(['nwb']),
+        codeDigest('pp_nwb.py')
     )
 
     // The run's table, when nothing is left to do: what was exported, and what failed instead.
@@ -212,6 +242,8 @@ workflow NEUROPIXELS {
             tracings.map { meta, _tracing, _print, _names -> [true, idOf(meta), ''] },
             HISTOLOGY.out.done.map { meta -> [false, idOf(meta), ''] },
             EXPORT.out.summary.map { meta, _summary -> [false, idOf(meta), ''] },
+            EXPORT.out.summary.filter { _exported -> opts.nwb != 'none' }.map { meta, _summary -> [true, idOf(meta + [stream: 'nwb']), ''] },
+            NWB.out.notes.map { meta, _notes -> [false, idOf(meta + [stream: 'nwb']), ''] },
             EVENTS.out.done.map { meta -> [false, idOf(meta), ''] },
             RAW_QC.out.raw_qc.map { meta, _files -> [false, idOf(meta + [stream: 'raw_qc']), ''] },
             COMPRESS.out.done.map { meta -> [false, idOf(meta), ''] },
@@ -234,13 +266,14 @@ workflow NEUROPIXELS {
             .toSortedList { inventory -> inventory.text },
         EXPORT.out.agreement.toSortedList { agreement -> agreement.text },
         SYNC.out.residuals.toSortedList { residuals -> residuals.text },
+        NWB.out.notes.map { _meta, notes -> notes }.toSortedList { notes -> notes.text },
         failures,
         codeDigest('pp_report.py')
     )
 
     versions = INSPECT.out.versions.mix(
         EDGES.out.versions, SYNC.out.versions, EVENTS.out.versions, COMPRESS.out.versions, RAW_QC.out.versions,
-        HISTOLOGY.out.versions, PREPROCESS.out.versions, VISUALIZE.out.versions, DRIFT.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, REPORT.out.versions
+        HISTOLOGY.out.versions, PREPROCESS.out.versions, VISUALIZE.out.versions, DRIFT.out.versions, SORT.out.versions, ANALYZE.out.versions, LABEL.out.versions, EXPORT.out.versions, NWB.out.versions, REPORT.out.versions
     )
 
     // Every published file with its hash, and what made it. Copies of raw data have manifests of their own, so that

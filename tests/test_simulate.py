@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from powerpixels.metadata import read_metadata
 from powerpixels.simulate import (
     PROBE_MODELS,
     SimulationConfig,
@@ -452,8 +453,9 @@ def test_command_writes_a_session_and_its_samplesheet(tmp_path, capsys):
     run(parse(str(folder), "--preset", "small", "--duration", "2", "--start-time", "2025-12-31T23:59:58"))
     lines = (folder / "samplesheet.csv").read_text().splitlines()
     assert capsys.readouterr().out.strip() == str(folder / "samplesheet.csv")
-    assert lines[0] == "subject,session,raw"
-    subject, session, raw = lines[1].split(",")
+    assert lines[0] == "subject,session,raw,metadata"
+    subject, session, raw, metadata = lines[1].split(",")
+    assert read_metadata(folder / metadata)["", "timezone"] == "UTC"
     assert (subject, session) == ("sim01", "2025-12-31_001")
     assert Path(raw).is_dir() and Path(raw) == Truth.load(folder).run_folder
     assert Truth.load(folder).probe("imec0").ap.n_samples == 60000

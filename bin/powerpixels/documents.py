@@ -440,6 +440,15 @@ class SyncResiduals(Document):
     bins: list[tuple[float, float, float]]
 
 
+class ProbeNotes(Document):
+    """notes.json of NWB: what the user should know of a probe beside its summary.json's warnings."""
+
+    subject: str
+    session: str
+    probe: str
+    warnings: list[str]
+
+
 class ProbeSummary(Document):
     """summary.json of an exported probe: one row of summary.csv.
 

@@ -8,6 +8,7 @@ is written to a truth folder beside the raw folder, so that results can be compa
     <folder>/truth/truth.json    TruthDocument
     <folder>/truth/*.npz         spikes of each probe, events of the NIDQ lines
     <folder>/samplesheet.csv     one row, ready for the pipeline
+    <folder>/metadata.yaml       what the NWB needs beside the recording
 
 Three kinds of time occur. *True time* is seconds of an ideal clock. A stream's sample n was taken at true
 time start_s + n / true_rate_hz. *NIDQ seconds* are what the NIDQ stream's own metadata would say: sample
@@ -503,13 +504,25 @@ def require_new(folder: Path) -> None:
         )
 
 
+# What the recording's files do not say and NWB demands, and what else is true of every simulated session.
+METADATA = """\
+timezone: UTC
+NWBFile:
+  session_description: Simulated; every spike is known.
+  keywords: [Neuropixels, simulation]
+Subject:
+  description: simulated
+"""
+
+
 def write_samplesheet(work: Path, document: TruthDocument, folder: Path) -> None:
-    """Write samplesheet.csv into work, of the one session that will lie in folder."""
+    """Write samplesheet.csv and metadata.yaml into work, of the one session that will lie in folder."""
     with (work / "samplesheet.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["subject", "session", "raw"])
+        writer.writerow(["subject", "session", "raw", "metadata"])
         raw = (folder / document.run_folder).resolve()
-        writer.writerow([document.config.subject, document.session, raw.as_posix()])
+        writer.writerow([document.config.subject, document.session, raw.as_posix(), "metadata.yaml"])
+    (work / "metadata.yaml").write_text(METADATA, encoding="utf-8")
 
 
 def _write_session(folder: Path, config: SimulationConfig, jobs: int) -> TruthDocument:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from powerpixels.documents import Fault, Inventory, ProbeSummary
+from powerpixels.documents import Fault, Inventory, ProbeNotes, ProbeSummary
 from powerpixels.fault_codes import CODES
 
 IDENTITY = ["subject", "session", "probe"]
@@ -17,18 +18,26 @@ COLUMNS = ["status", *ProbeSummary.model_fields, "faults", *FAILURE[len(IDENTITY
 SHOWN = ["status", *IDENTITY, "n_channels", "n_units", "n_good_kilosort", "n_good_bombcell", "n_spikes"]
 
 
-def table(summaries: list[ProbeSummary], failures: list[dict], inventories: list[Inventory]) -> list[dict]:
+def table(
+    summaries: list[ProbeSummary],
+    failures: list[dict],
+    inventories: list[Inventory],
+    notes: Sequence[ProbeNotes] = (),
+) -> list[dict]:
     """Rows with all of COLUMNS (None where a row has no value), sorted by subject, session, probe.
 
     failures: one dict each with subject, session, probe ("" when the whole session failed), shank (""
     when the whole probe did), stage, exit, reason, log. inventories: of any of the sessions. A row's
-    "warnings" (a list) are what the export noted and the warnings among the faults of the probe's input and
-    of its session, each as "CODE: message"; "faults" (a list) has the codes of all faults, those that
-    blocked the probe included. Raises ValueError where a failure lacks a key or has another one.
+    "warnings" (a list) are what the export and then its notes say, and the warnings among the faults of the
+    probe's input and of its session, each as "CODE: message"; "faults" (a list) has the codes of all faults,
+    those that blocked the probe included. Raises ValueError where a failure lacks a key or has another one.
     """
+    noted = {(note.subject, note.session, note.probe): note.warnings for note in notes}
     rows = []
     for summary in summaries:
-        rows.append({"status": "done", **summary.model_dump()})
+        row = {"status": "done", **summary.model_dump()}
+        row["warnings"] += noted.get(tuple(row[name] for name in IDENTITY), [])
+        rows.append(row)
     for failure in failures:
         if failure.keys() != set(FAILURE):
             raise ValueError(f"a failure has the keys {sorted(failure)}, expected {sorted(FAILURE)}")
@@ -37,9 +46,9 @@ def table(summaries: list[ProbeSummary], failures: list[dict], inventories: list
     filled = []
     for row in rows:
         own = faults_of(faults.get((row["subject"], row["session"]), []), row["probe"])
-        noted = [f"{fault.code}: {fault.message}" for fault in own if fault.severity == "warns"]
+        warned = [f"{fault.code}: {fault.message}" for fault in own if fault.severity == "warns"]
         codes = [fault.code for fault in own] + codes_in(row.get("reason") or "")
-        row = {**row, "warnings": [*row["warnings"], *noted], "faults": list(dict.fromkeys(codes))}
+        row = {**row, "warnings": [*row["warnings"], *warned], "faults": list(dict.fromkeys(codes))}
         filled.append({column: row.get(column) for column in COLUMNS})
     return sorted(
         filled, key=lambda row: (*(row[name] for name in IDENTITY), row["status"], row["stage"] or "")

@@ -1,9 +1,9 @@
 include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 
-// Joins a probe's sorting units with its clock and channels into ALF and NWB.
+// Joins a probe's sorting units with its clock and channels into ALF.
 process EXPORT {
     tag { tagOf(meta) }
-    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,nwb/*,summary.json,agreement.json}', saveAs: { name -> published(name, meta.probe) }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,summary.json,agreement.json}', saveAs: { name -> published(name, meta.probe) }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }
@@ -19,7 +19,6 @@ process EXPORT {
     tuple val(meta), path('export/summary.json'), emit: summary
     path 'export/agreement.json', emit: agreement
     path 'export/alf/*', emit: alf
-    path 'export/nwb/*', emit: nwb
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -34,8 +33,8 @@ process EXPORT {
 
     stub:
     """
-    mkdir -p export/alf export/nwb
-    touch export/alf/spikes.times.npy export/nwb/${meta.probe}.nwb
+    mkdir -p export/alf
+    touch export/alf/spikes.times.npy
     printf '{"subject": "%s", "session": "%s", "probe": "%s"}\\n' '${meta.subject}' '${meta.session}' '${meta.probe}' > export/summary.json
     echo '{}' > export/agreement.json
     echo '{}' > versions.json

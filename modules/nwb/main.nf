@@ -13,7 +13,7 @@ process NWB {
     input:
     // The probe's parts as EXPORT has them, then the session's metadata file or [], what EVENTS wrote, lfp.zarr and
     // the AP stream's files, the last two [] where not asked for.
-    tuple val(meta), val(document), path(preprocess), path(sync), path(sortings, stageAs: 'sorting?'), path(analyses, stageAs: 'analysis?'), path(labels, stageAs: 'labels?'), path(recordings, stageAs: 'recording?.json'), path(metadata, stageAs: 'session_metadata/*'), path(events, stageAs: 'events/*'), path(lfp), path(files, stageAs: 'raw?/*')
+    tuple val(meta), val(document), path(preprocess), path(sync), path(locations, stageAs: 'locations/*'), path(sortings, stageAs: 'sorting?'), path(analyses, stageAs: 'analysis?'), path(labels, stageAs: 'labels?'), path(recordings, stageAs: 'recording?.json'), path(metadata, stageAs: 'session_metadata/*'), path(events, stageAs: 'events/*'), path(lfp), path(files, stageAs: 'raw?/*')
     path lab, stageAs: 'lab_metadata/*'
     val options
     val code
@@ -25,6 +25,7 @@ process NWB {
 
     script:
     def given = [
+        locations ? "--locations ${locations}" : '',
         metadata ? "--metadata ${metadata}" : '',
         lab ? "--lab-metadata ${lab}" : '',
         events ? '--events events' : '',

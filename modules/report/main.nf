@@ -13,6 +13,7 @@ process REPORT {
     path inventories, stageAs: 'inventory?.json'
     path agreements, stageAs: 'agreement?.json'
     path residuals, stageAs: 'residuals?.json'
+    path notes, stageAs: 'notes?.json'
     val failures
     val code
 
@@ -21,7 +22,7 @@ process REPORT {
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
-    def given = [summaries ? "--summaries ${summaries}" : '', inventories ? "--inventories ${inventories}" : '', agreements ? "--agreements ${agreements}" : '', residuals ? "--residuals ${residuals}" : ''].join(' ')
+    def given = [summaries ? "--summaries ${summaries}" : '', inventories ? "--inventories ${inventories}" : '', agreements ? "--agreements ${agreements}" : '', residuals ? "--residuals ${residuals}" : '', notes ? "--notes ${notes}" : ''].join(' ')
     """
     cat > failures.json <<'END_OF_DOCUMENT'
     ${failures}

@@ -183,7 +183,7 @@ def test_nwb_holds_the_same_as_the_alf(finished, truth, probe):
     folder = alf_folder(finished, probe)
     times, clusters = np.load(folder / "spikes.times.npy"), np.load(folder / "spikes.clusters.npy")
     (path,) = (finished.results / SESSION / "nwb").glob(f"*{probe}*.nwb")
-    assert path.name == f"sub-sim01_ses-2026-03-01-001_{probe}_ecephys.nwb"
+    assert path.name == f"sub-sim01_ses-2026-03-01-001_probe-{probe}_ecephys.nwb"
     with NWBHDF5IO(path, "r") as io:
         nwb = io.read()
         assert len(nwb.units) == clusters.max() + 1
@@ -341,7 +341,7 @@ def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_p
     changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
     assert changed.status == 0, changed.output
     stages = {row["stage"] for row in changed.tasks("COMPLETED")}
-    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "REPORT", "MANIFEST"}
+    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST"}
     labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
     assert not (labels == 1).any(), "no unit reaches the threshold set"
 

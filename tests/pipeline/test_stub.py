@@ -27,7 +27,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     assert run.status == 0, run.output
     assert Counter(row["stage"] for row in run.tasks("COMPLETED")) == {
         "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "RAW_QC": 3, "PREPROCESS": 3, "VISUALIZE": 3,
-        "DRIFT": 12, "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "REPORT": 1, "MANIFEST": 5,
+        "DRIFT": 12, "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "NWB": 3, "REPORT": 1, "MANIFEST": 5,
     }  # fmt: skip
     assert "SORT m1/2026-03-02_003/probe01/shank3" in run.keys("COMPLETED")
     published = {str(path.relative_to(run.results)) for path in run.results.rglob("*") if path.is_file()}
@@ -60,7 +60,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     again = launcher.run(*arguments, "-resume", profile="test")
     assert again.status == 0
     assert again.keys("COMPLETED") == []
-    assert len(again.keys("CACHED")) == 78
+    assert len(again.keys("CACHED")) == 81
 
 
 def test_sessions_sorted_together(launcher, tmp_path):
@@ -214,7 +214,7 @@ def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     module.write_text(module.read_text() + "# another line\n")
     changed = launcher.run(*arguments, profile="test")
     # Their outputs are new files, so what follows runs again; SORT and ANALYZE stay.
-    assert {row["stage"] for row in changed.tasks("COMPLETED")} == {"LABEL", "EXPORT"} | (
+    assert {row["stage"] for row in changed.tasks("COMPLETED")} == {"LABEL", "EXPORT", "NWB"} | (
         {"REPORT", "MANIFEST"} & {row["stage"] for row in changed.tasks("COMPLETED")}
     )
 
