@@ -17,11 +17,13 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import nwb_parts
 import pandas as pd
 import pytest
 import spikeinterface as si
 from browser import browser, free_port, opened
 from exported_probe import CLOCK, N_SAMPLES, UNIT_IDS, built, session_of
+from hdmf_zarr.nwb import NWBZarrIO
 from one.alf.cache import make_parquet_db
 from one.api import One
 from powerpixels import alf, apply_curation, cli, curate, load_neural_data, manual_curation, nwb
@@ -39,7 +41,8 @@ def publish(folder: Path) -> Path:
     made, session = built(), folder / "mouse01" / "2026-03-01" / "001"
     export = gather(made.document, made.preprocess, CLOCK, made.units)
     alf.write_alf(export, session / "alf" / "probe00")
-    nwb.write_nwb(export, session / "nwb")
+    for backend in ("hdf5", "zarr"):
+        nwb.write_nwb(export, nwb_parts.metadata(made.document.session, folder), session / "nwb", backend)
     for unit, shank in zip(made.units, (2, 0), strict=False):
         target = session / "analyzers" / "probe00" / f"shank{shank}.zarr"
         shutil.copytree(unit.analysis / "analyzer.zarr", target)
@@ -229,14 +232,16 @@ def test_waveforms_of_new_units(curated):
         assert column[int(raw[main])] == np.abs(expected).max(axis=0).argmax()
 
 
-def test_the_nwb_equals_the_alf(curated):
+@pytest.mark.parametrize(("kind", "opened"), [("nwb", NWBHDF5IO), ("nwb.zarr", NWBZarrIO)])
+def test_the_nwb_equals_the_alf(curated, kind, opened):
     session, _, revision = curated
-    (path,) = (session / "nwb" / "#2026-03-02#").iterdir()
-    assert validate(path=str(path)) == []
-    (original,) = (session / "nwb").glob("*.nwb")
+    assert len(list((session / "nwb" / "#2026-03-02#").iterdir())) == 2
+    (path,) = (session / "nwb" / "#2026-03-02#").glob(f"*.{kind}")
+    (original,) = (session / "nwb").glob(f"*.{kind}")
     assert path.name == original.name
     new = load_neural_data(session, "probe00")
-    with NWBHDF5IO(path, "r") as io, NWBHDF5IO(original, "r") as other:
+    with opened(str(path), "r") as io, opened(str(original), "r") as other:
+        assert validate(io=io) == []
         nwbfile, before = io.read(), other.read()
         assert nwbfile.identifier != before.identifier
         units, old = nwbfile.units.to_dataframe(), before.units.to_dataframe()
@@ -248,6 +253,8 @@ def test_the_nwb_equals_the_alf(curated):
             assert np.array_equal(units.obs_intervals[k], old.obs_intervals[0])
         assert units.manual_label.tolist() == new.clusters["manual_label"].tolist()
         assert units.made_from.tolist() == ["", "2+7", "11", "11"]
+        assert units.uuid.tolist() == pd.read_csv(revision / "clusters.uuids.csv")["uuids"].tolist()
+        assert nwbfile.session_description == f"{before.session_description} The units were curated by hand."
         assert units.sorter_unit_id.tolist() == [7, 12, 13, 14]
         assert units.bombcell_label.tolist() == ["non_soma", *["unjudged"] * 3]
         assert np.array_equal(
@@ -371,9 +378,10 @@ def test_a_probe_whose_units_are_all_removed(tmp_path):
     spikes, clusters, channels = load_neural_data(session, "probe00")
     assert len(spikes["times"]) == len(clusters["cluster_id"]) == 0 < len(channels["raw_ind"])
     assert pd.read_csv(session / "alf/probe00/clusters.uuids.csv").shape[0] == 5
-    (path,) = session.glob("nwb/#*#/*.nwb")
-    with NWBHDF5IO(path, "r") as io:
-        assert len(io.read().units) == 0
+    for kind, io_class in (("nwb", NWBHDF5IO), ("nwb.zarr", NWBZarrIO)):
+        (path,) = session.glob(f"nwb/#*#/*.{kind}")
+        with io_class(str(path), "r") as io:
+            assert len(io.read().units) == 0
 
 
 @pytest.mark.timeout(600)

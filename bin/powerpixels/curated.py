@@ -32,6 +32,7 @@ from powerpixels.curate import (
 )
 from powerpixels.documents import Preprocess
 from powerpixels.load import fingerprint, newest_revision
+from powerpixels.nwb_edit import dandi_label, edited_copy
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def apply_curation(
             for k, (_, unit) in enumerate(plan.new)
         ]
         (partial / APPLIED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        for path in sorted((session / "nwb").glob(f"*_{probe}_*.nwb")):
+        for path in sorted((session / "nwb").glob(f"sub-*_probe-{dandi_label(probe)}_*.nwb*")):
             _write_nwb(path, session / "nwb" / f"#{revision}#" / path.name, plan, changed, partial, folder)
         write_typed(_typed(partial / "clusters.metrics.csv"), folder / TABLES / out.name)
         partial.rename(out)
@@ -571,26 +572,18 @@ def _rate(table: pd.DataFrame, decisions: Decisions, unit: NewUnit) -> str:
 
 def _write_nwb(source: Path, target: Path, plan: _Plan, changed: dict, revised: Path, folder: Path) -> None:
     """A copy of the probe's NWB with the revision's units: every column of its table, whatever it has."""
-    import h5py
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    shutil.copyfile(source, partial)
     times, clusters = np.load(revised / "spikes.times.npy"), np.load(revised / "spikes.clusters.npy")
-    n = len(plan.labels)
+    around = np.load(revised / "clusters.waveformsChannels.npy")
+    n, first = len(plan.labels), len(plan.kept)
     order = np.argsort(clusters, kind="stable")
-    with h5py.File(partial, "r+") as file:
-        units, electrodes = file["units"], file["general/extracellular_ephys/electrodes"]
-        row_of_raw = {int(raw): row for row, raw in enumerate(electrodes["raw_column"][:])}
+    table = changed["table"]
+    with edited_copy(source, target) as nwb:
+        electrodes = "general/extracellular_ephys/electrodes"
+        row_of_raw = {int(raw): row for row, raw in enumerate(nwb.read(f"{electrodes}/raw_column"))}
         electrode_of = np.array([row_of_raw[int(raw)] for raw in np.load(folder / "channels.rawInd.npy")])
-        around = np.load(revised / "clusters.waveformsChannels.npy")
-        ephys = file["general/extracellular_ephys"]
-        groups = {name.rsplit("_shank", 1)[1]: ephys[name] for name in ephys if "_shank" in name}
-        observed = (
-            units["obs_intervals"][: units["obs_intervals_index"][0]]
-            if len(changed["of"])
-            else np.zeros((0, 2))
-        )
+        observed = np.zeros((0, 2))
+        if len(changed["of"]):
+            observed = nwb.read("units/obs_intervals")[: nwb.read("units/obs_intervals_index")[0]]
         ragged = {
             "spike_times": (times[order], np.cumsum(np.bincount(clusters, minlength=n))),
             "obs_intervals": (np.tile(observed, (n, 1)), np.arange(1, n + 1) * len(observed)),
@@ -600,38 +593,35 @@ def _write_nwb(source: Path, target: Path, plan: _Plan, changed: dict, revised: 
             "waveform_mean": changed.get("clusters.waveforms"),
             "waveform_sd": changed["sd"] if len(plan.new) else None,
         }
-        columns = {
-            name for name in units if isinstance(units[name], h5py.Dataset) and not name.endswith("_index")
-        }
-        table = changed["table"]
-        for name in sorted(columns):
+        columns = [name for name in nwb.columns("units") if not name.endswith("_index")]
+        for name in columns:
+            path = f"units/{name}"
             if name in ragged:
                 values, ends = ragged[name]
-                _replace(units, name, values.astype(units[name].dtype))
-                _replace(units, f"{name}_index", ends.astype(units[f"{name}_index"].dtype))
-                units[f"{name}_index"].attrs["target"] = units[name].ref
-            elif f"{name}_index" in columns | set(units):
+                nwb.replace(path, values.astype(nwb.read(path).dtype))
+                nwb.replace(f"{path}_index", ends.astype(np.uint64))
+                nwb.point_at(f"{path}_index", path)
+            elif f"{name}_index" in nwb.columns("units"):
                 raise ValueError(f"{source}: units have the ragged column {name}, which is not known here")
             elif name == "id":
-                _replace(units, name, np.arange(n, dtype=units[name].dtype))
+                nwb.replace(path, np.arange(n, dtype=nwb.read(path).dtype))
             elif name == "electrode_group":
-                new = [groups[shank].ref for shank in table["shank"].iloc[len(plan.kept) :]]
-                old = units[name][:]
-                _replace(
-                    units, name, np.array([*(old[row] for row in plan.kept), *new], dtype=h5py.ref_dtype)
-                )
-            elif h5py.check_string_dtype(units[name].dtype):
-                old = units[name].asstr()[:]
+                groups = nwb.read(f"{electrodes}/group")
+                of_shank = dict(zip(map(str, nwb.read(f"{electrodes}/shank")), groups, strict=True))
+                new = [of_shank[shank] for shank in table["shank"].iloc[first:]]
+                nwb.replace(path, _objects([*nwb.read(path)[plan.kept], *new]))
+            elif nwb.is_text(path):
                 csv = {"kilosort_label": "ks2_label"}.get(name, name)
-                new = table[csv].iloc[len(plan.kept) :] if csv in table else [""] * len(plan.new)
-                _replace(units, name, np.array([*old[plan.kept], *new], dtype=object), units[name].dtype)
+                new = table[csv].iloc[first:] if csv in table else [""] * len(plan.new)
+                new = changed["uuids"][first:] if name == "uuid" else new
+                nwb.replace(path, _objects([*nwb.read(path)[plan.kept], *new]))
             else:
-                old, new = units[name][:], of_new.get(name)
+                old, new = nwb.read(path), of_new.get(name)
                 if new is None and name in table:
-                    new = [float(v) if v else np.nan for v in table[name].iloc[len(plan.kept) :]]
+                    new = [float(v) if v else np.nan for v in table[name].iloc[first:]]
                     if old.dtype.kind in "iu" and np.isnan(new).any():
                         new = None
-                _replace(units, name, _rows(old, plan, new))
+                nwb.replace(path, _rows(old, plan, new))
         added = {
             "manual_label": ("a person's label of the unit", plan.labels),
             "made_from": (
@@ -639,33 +629,17 @@ def _write_nwb(source: Path, target: Path, plan: _Plan, changed: dict, revised: 
                 list(table["made_from"]),
             ),
         }
-        example = dict(units["sorting_unit"].attrs)
         for name, (description, values) in added.items():
-            units.create_dataset(name, data=np.array(values, dtype=object), dtype=h5py.string_dtype())
-            for key, value in {**example, "description": description}.items():
-                units[name].attrs[key] = value
-            units[name].attrs["object_id"] = str(uuid.uuid4())
-        units.attrs["colnames"] = np.array([*units.attrs["colnames"], *added], dtype=object)
-        identifier = file["identifier"].asstr()[()]
+            nwb.add_texts("units", name, values, "sorting_unit", description)
         digest = hashlib.sha256((revised / APPLIED).read_bytes()).hexdigest()
-        _replace(file, "identifier", str(uuid.uuid5(NAMESPACE, f"{identifier}/{digest}")))
-        said = file["session_description"].asstr()[()]
-        _replace(file, "session_description", f"{said} The units were curated by hand.")
-    partial.rename(target)
+        identifier = str(uuid.uuid5(NAMESPACE, f"{nwb.read('identifier')[0]}/{digest}"))
+        said = nwb.read("session_description")[0]
+        nwb.replace("identifier", _objects([identifier]))
+        nwb.replace("session_description", _objects([f"{said} The units were curated by hand."]))
 
 
-def _replace(group, name: str, values, dtype=None) -> None:
-    """Put values in a dataset's place; its attributes stay."""
-    old = group[name]
-    attributes = dict(old.attrs)
-    packed = {}
-    if getattr(values, "size", 0) and old.compression:
-        packed = {
-            "compression": old.compression,
-            "compression_opts": old.compression_opts,
-            "shuffle": old.shuffle,
-        }
-    del group[name]
-    group.create_dataset(name, data=values, dtype=dtype, **packed)
-    for key, value in attributes.items():
-        group[name].attrs[key] = value
+def _objects(values: list) -> np.ndarray:
+    """A one-dimensional array of Python objects, whatever they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,6 +20,7 @@ from powerpixels.brain import BrainLocation
 from powerpixels.documents import Channel, Session
 from powerpixels.export import IDENTITY_COLUMNS, SESSION_SPIKES, ProbeExport
 from powerpixels.metadata import Metadata
+from powerpixels.nwb_edit import dandi_label
 from powerpixels.nwb_series import Rows, add_events, add_lfp, add_raw
 from powerpixels.rawdata import StreamReader
 
@@ -76,9 +76,7 @@ def file_name(session: Session, probe: str, backend: Backend = "hdf5") -> str:
 
     DANDI parts names at "_" and allows few other signs in them: a hyphen takes their place.
     """
-    subject, number, name = (
-        re.sub(r"[^A-Za-z0-9-]", "-", text) for text in (session.subject, session.session, probe)
-    )
+    subject, number, name = map(dandi_label, (session.subject, session.session, probe))
     return f"sub-{subject}_ses-{number}_probe-{name}_ecephys.nwb" + (".zarr" if backend == "zarr" else "")
 
 
