@@ -5,6 +5,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from powerpixels.probe_parts import add_arguments, read_arguments
 from powerpixels.stage import run_stage, write_versions
 
 log = logging.getLogger("powerpixels")
@@ -12,12 +13,8 @@ log = logging.getLogger("powerpixels")
 
 def main(argv):
     """Parse arguments, write the file into `<out>`. Where NWB demands more, notes.json says so."""
-    from powerpixels import export, metadata, nwb
-    from powerpixels.documents import ProbeNotes
-    from powerpixels.rawdata import StreamReader, locate
-
     parser = argparse.ArgumentParser(description=__doc__)
-    export.add_arguments(parser)
+    add_arguments(parser)
     parser.add_argument("--metadata", type=Path, help="the session's metadata (YAML or JSON)")
     parser.add_argument("--lab-metadata", type=Path, help="the metadata that all sessions share")
     parser.add_argument("--backend", choices=["hdf5", "zarr"], required=True, help="how the file is written")
@@ -28,7 +25,12 @@ def main(argv):
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
-    parts = export.read_arguments(parser, args)
+
+    from powerpixels import export, metadata, nwb
+    from powerpixels.documents import ProbeNotes
+    from powerpixels.rawdata import StreamReader, locate
+
+    parts = read_arguments(parser, args)
     document = parts[0]
     session, probe = document.session, document.probe
     known = metadata.resolve(session, args.metadata, args.lab_metadata)

@@ -12,18 +12,22 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import nwb_parts
 import pandas as pd
 import pytest
 from exported_probe import CLOCK, N_SAMPLES, RATE, built, session_of
-from powerpixels.documents import ChannelLevel, Part, ProbeSummary
+from powerpixels.documents import ChannelLevel, Part, ProbeNotes, ProbeSummary
 from powerpixels.export import NAMESPACE, UnitFolders, gather, summarise
+from pynwb import NWBHDF5IO
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
 
-def run(arguments: list[str], folder: Path, *python: str) -> subprocess.CompletedProcess:
+def run(
+    arguments: list[str], folder: Path, *python: str, executable: str = "pp_export.py"
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *python, str(BIN / "pp_export.py"), *arguments],
+        [sys.executable, *python, str(BIN / executable), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(BIN)},
         capture_output=True,
@@ -55,15 +59,12 @@ def changed(made, tmp_path: Path, unit: int) -> list[UnitFolders]:
     return units
 
 
-def test_executable_writes_alf_nwb_and_summary(tmp_path):
+def test_executable_writes_alf_and_summary(tmp_path):
     made = built()
     done = run(made.arguments(tmp_path / "out"), tmp_path)
     assert done.returncode == 0, done.stderr
     written = {p.relative_to(tmp_path / "out").parts[0] for p in (tmp_path / "out").rglob("*")}
-    assert written == {"alf", "nwb", "summary.json", "agreement.json"}
-    assert [p.name for p in (tmp_path / "out" / "nwb").iterdir()] == [
-        "sub-mouse01_ses-2026-03-01-001_probe00_ecephys.nwb"
-    ]
+    assert written == {"alf", "summary.json", "agreement.json"}
     n_spikes = sum(sorting.to_spike_vector().size for sorting in made.sortings.values())
     assert np.load(tmp_path / "out" / "alf" / "spikes.times.npy").size == n_spikes
     assert ProbeSummary.load(tmp_path / "out" / "summary.json") == ProbeSummary(
@@ -86,13 +87,45 @@ def test_executable_writes_alf_nwb_and_summary(tmp_path):
         sync_max_us=11.5,
         warnings=["shank1: not sorted: no channel of shank 1 is in the brain"],
     )
-    assert {"pynwb", "spikeinterface", "powerpixels"} <= json.loads(
-        (tmp_path / "versions.json").read_text()
-    ).keys()
+    assert {"spikeinterface", "powerpixels"} <= json.loads((tmp_path / "versions.json").read_text()).keys()
 
 
-def test_help_needs_no_science_packages(tmp_path):
-    done = run(["--help"], tmp_path, "-S")
+def test_nwb_by_its_executable_once_the_metadata_suffice(tmp_path):
+    """Without a time zone a note says how to give it; a contradiction ends it, naming both."""
+    made = built()
+    nwb_parts.traces(made, tmp_path)
+    extra = ["--events", "events", "--lfp", "lfp.zarr", "--raw-dir", ".", "--backend", "hdf5"]
+    arguments = [*made.arguments(tmp_path / "out"), *extra]
+    done = run(arguments, tmp_path, executable="pp_nwb.py")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+    (note,) = ProbeNotes.load(tmp_path / "notes.json").warnings
+    assert note.startswith("no NWB was written, which demands the time zone of the session's start")
+    assert "timezone: Europe/Lisbon" in note and "--metadata" in note and "column metadata" in note
+
+    (tmp_path / "lab.yaml").write_text(nwb_parts.COMPLETE)
+    (tmp_path / "mouse.yaml").write_text("Subject: {subject_id: mouse02}")
+    given = [*arguments, "--lab-metadata", "lab.yaml"]
+    done = run([*given, "--metadata", "mouse.yaml"], tmp_path, executable="pp_nwb.py")
+    assert done.returncode == 65
+    assert done.stderr.splitlines()[-1] == (
+        "ERROR: mouse.yaml says Subject.subject_id mouse02, the samplesheet mouse01: only one can be true; "
+        "correct the one that is wrong"
+    )
+    done = run(given, tmp_path, executable="pp_nwb.py")
+    assert done.returncode == 0, done.stderr
+    assert ProbeNotes.load(tmp_path / "notes.json").warnings == []
+    (path,) = (tmp_path / "out").iterdir()
+    with NWBHDF5IO(path, "r") as io:
+        nwbfile = io.read()
+        assert {*nwbfile.acquisition} == {"ElectricalSeriesAP", "breathing", "pupil"}
+        assert {*nwbfile.events} == {"lick"} and {*nwbfile.processing} == {"ecephys"}
+        assert nwbfile.lab == "The lab" and len(nwbfile.units) == 5
+
+
+@pytest.mark.parametrize("executable", ["pp_export.py", "pp_nwb.py"])
+def test_help_needs_no_science_packages(tmp_path, executable):
+    done = run(["--help"], tmp_path, "-S", executable=executable)
     assert done.returncode == 0, done.stderr
     assert "--preprocess" in done.stdout
 

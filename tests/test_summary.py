@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from powerpixels import report, summary
-from powerpixels.documents import Fault, Inventory, ProbeSummary, Session
+from powerpixels.documents import Fault, Inventory, ProbeNotes, ProbeSummary, Session
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
@@ -114,6 +114,15 @@ def test_csv_reads_back_exactly(tmp_path):
     ]
     assert (back[0]["reason"], back[0]["exit"], back[0]["n_units"]) == ("NO_RECORDING: two\nlines", "65", "")
     assert back[1]["reason"] == FAILURES[0]["reason"]
+
+
+def test_notes_follow_what_the_export_noted():
+    notes = [
+        ProbeNotes(subject="mouse01", session="2026-03-02_001", probe="probe01", warnings=["no NWB"]),
+        ProbeNotes(subject="mouse02", session="2026-03-01_001", probe="probe00", warnings=[]),
+    ]
+    first, second = summary.table(SUMMARIES, [], [], notes)
+    assert first["warnings"] == ["shank1: a, b", "shank3: c", "no NWB"] and second["warnings"] == []
 
 
 def test_failure_with_other_keys_is_refused():

@@ -15,7 +15,6 @@ import json
 import logging
 import re
 import uuid
-from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,45 +218,6 @@ class _Unit:
     unit_index: np.ndarray  # (s,) row of table
     amps: np.ndarray  # (s,) V
     spike_depths: np.ndarray  # (s,) µm
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """Arguments of the executables that gather a probe: files and folders of the stages before."""
-    parser.add_argument(
-        "--probe", type=Path, required=True, help="the probe's document in the session to export"
-    )
-    parser.add_argument("--preprocess", type=Path, required=True, help="preprocess.json")
-    parser.add_argument("--sync", type=Path, required=True, help="the probe's clock fit (sync.json)")
-    for name, what in (
-        ("sorting", "folders of SORT"),
-        ("analysis", "folders of ANALYZE"),
-        ("labels", "folders of LABEL"),
-        ("recording", "recording.json files of PREPROCESS"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=Path, nargs="+", required=True, help=f"{what}, one per sorting unit, same order"
-        )
-    parser.add_argument(
-        "--locations",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="channel_locations*.json of the probe's alignment",
-    )
-
-
-def read_arguments(
-    parser: ArgumentParser, args: Namespace
-) -> tuple[ProbeDocument, Preprocess, ClockFit, list[UnitFolders], list[Path]]:
-    """The first arguments of ``gather``, from those of ``add_arguments``."""
-    if len({len(args.sorting), len(args.analysis), len(args.labels), len(args.recording)}) != 1:
-        parser.error("--sorting, --analysis, --labels and --recording need as many values each")
-    units = [
-        UnitFolders(*paths)
-        for paths in zip(args.sorting, args.analysis, args.labels, args.recording, strict=True)
-    ]
-    document, preprocess = ProbeDocument.load(args.probe), Preprocess.load(args.preprocess)
-    return document, preprocess, ClockFit.load(args.sync), units, args.locations
 
 
 def gather(

@@ -30,9 +30,10 @@ process EVENTS {
     """
 
     stub:
+    def folder = meta.probe in ['', 'nidq'] ? 'alf' : "alf/${meta.probe}"
     """
-    mkdir alf
-    touch alf/stub.times.npy
+    mkdir -p ${folder}
+    touch ${folder}/stub.times.npy
     echo '{}' > versions.json
     """
 }
