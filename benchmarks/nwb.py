@@ -114,7 +114,9 @@ def write_one(folder: Path, backend: str, n_samples: int, n_channels: int) -> No
 
 def main() -> None:
     """Measure each length and backend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 10])
     parser.add_argument("--backends", nargs="+", default=["hdf5", "zarr"])
     parser.add_argument("--channels", type=int, default=384)

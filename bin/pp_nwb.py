@@ -12,7 +12,7 @@ log = logging.getLogger("powerpixels")
 
 
 def main(argv):
-    """Parse arguments, write the file into `<out>`. Where NWB demands more, notes.json says so."""
+    """Parse arguments, write `<out>/nwb`. Where NWB demands more, `<out>/notes.json` says so."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--metadata", type=Path, help="the session's metadata (YAML or JSON)")
@@ -44,10 +44,15 @@ def main(argv):
     else:
         raw = None if args.raw_dir is None else StreamReader(probe.ap, locate([probe.ap], args.raw_dir)[0])
         traces = nwb.Traces(events=args.events, raw=raw, lfp=args.lfp)
-        nwb.write_nwb(export.gather(*parts), known, args.out, args.backend, traces)
-    ProbeNotes(subject=session.subject, session=session.session, probe=probe.name, warnings=notes).save(
-        Path("notes.json")
-    )
+        nwb.write_nwb(export.gather(*parts), known, args.out / "nwb", args.backend, traces)
+    args.out.mkdir(exist_ok=True)
+    ProbeNotes(
+        subject=session.subject,
+        session=session.session,
+        probe=probe.name,
+        clock=parts[2].reference,
+        warnings=notes,
+    ).save(args.out / "notes.json")
     write_versions(
         Path("versions.json"),
         "spikeinterface",

@@ -98,8 +98,8 @@ def test_nwb_by_its_executable_once_the_metadata_suffice(tmp_path):
     arguments = [*made.arguments(tmp_path / "out"), *extra]
     done = run(arguments, tmp_path, executable="pp_nwb.py")
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "out").exists()
-    (note,) = ProbeNotes.load(tmp_path / "notes.json").warnings
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.json"]
+    (note,) = ProbeNotes.load(tmp_path / "out" / "notes.json").warnings
     assert note.startswith("no NWB was written, which demands the time zone of the session's start")
     assert "timezone: Europe/Lisbon" in note and "--metadata" in note and "column metadata" in note
 
@@ -114,8 +114,8 @@ def test_nwb_by_its_executable_once_the_metadata_suffice(tmp_path):
     )
     done = run(given, tmp_path, executable="pp_nwb.py")
     assert done.returncode == 0, done.stderr
-    assert ProbeNotes.load(tmp_path / "notes.json").warnings == []
-    (path,) = (tmp_path / "out").iterdir()
+    assert ProbeNotes.load(tmp_path / "out" / "notes.json").warnings == []
+    (path,) = (tmp_path / "out" / "nwb").iterdir()
     with NWBHDF5IO(path, "r") as io:
         nwbfile = io.read()
         assert {*nwbfile.acquisition} == {"ElectricalSeriesAP", "breathing", "pupil"}

@@ -44,13 +44,13 @@ def parts(tmp_path) -> list[Part]:
     write(at / "preprocessed", "preprocess.json", "muted.npy", "shank0/traces.bin", "shank0/muted.npy")
     write(
         at / "export",
-        "nwb/a.nwb",
         "summary.json",
         "agreement.json",
         "alf/spikes.times.npy",
         "alf/clusters.depths.npy",
     )
     write_clock(CLOCK, "", {"spikes.times.npy": "s", "_iblqc_x.timestamps.npy": "s"}, at / "export" / "alf")
+    write(at / "nwb", "nwb/a.nwb", "nwb/b.nwb.zarr/units/0", "notes.json")
     write(at / "labels", "labels.csv", "phy/cluster_a.tsv")
     write(at / "analysis", "metrics.csv", "analyzer.zarr/.zgroup", "analyzer.zarr/templates/0.0")
     write(at / "sync", "sync.json", "residuals.png", "residuals.json", "ibl/_spikeglx_a.sync.npy")
@@ -66,7 +66,13 @@ def parts(tmp_path) -> list[Part]:
         unit_ids=[],
         sorter_labels={},
     ).save(at / "sorting" / "sorting.json")
-    stages = {"raw_qc": "RAW_QC", "preprocessed": "PREPROCESS", "export": "EXPORT", "sync": "SYNC"}
+    stages = {
+        "raw_qc": "RAW_QC",
+        "preprocessed": "PREPROCESS",
+        "export": "EXPORT",
+        "nwb": "NWB",
+        "sync": "SYNC",
+    }
     of_units = {"labels": "LABEL", "analysis": "ANALYZE", "sorting": "SORT"}
     return [Part(stage, "", at / name) for name, stage in stages.items()] + [
         Part(stage, "shank0", at / name) for name, stage in of_units.items()
@@ -83,7 +89,8 @@ PLACES = {
     "alf/probe00/spikes.times.npy": "export/alf/spikes.times.npy",
     "analyzers/probe00/shank0.zarr/.zgroup": "analysis/analyzer.zarr/.zgroup",
     "analyzers/probe00/shank0.zarr/templates/0.0": "analysis/analyzer.zarr/templates/0.0",
-    "nwb/a.nwb": "export/nwb/a.nwb",
+    "nwb/a.nwb": "nwb/nwb/a.nwb",
+    "nwb/b.nwb.zarr/units/0": "nwb/nwb/b.nwb.zarr/units/0",
     "qc/probe00/agreement.json": "export/agreement.json",
     "qc/probe00/artifacts.csv": "raw_qc/artifacts.csv",
     "qc/probe00/levels.png": "raw_qc/levels.png",
@@ -124,6 +131,7 @@ def test_every_published_file_and_nothing_else(published, tmp_path):
         "alf/probe00/_iblqc_x.timestamps.npy": "nidq",
         "alf/probe00/lfp.zarr/timestamps/0": "nidq",
         "nwb/a.nwb": "nidq",
+        "nwb/b.nwb.zarr/units/0": "nidq",
         "qc/probe00/muted.npy": "imec0.ap",
         "spike_sorters/lupin/probe00/shank0/spike_samples.npy": "imec0.ap",
     }
@@ -153,7 +161,7 @@ def test_verify_names_what_differs(published, tmp_path, capsys):
     at = Path("mouse01/2026-03-01/001")
     assert n_files == len(PLACES) and differences == [
         Difference("extra", at / "analyzers/probe00/shank1.zarr/.zgroup", ""),
-        Difference("missing", at / "nwb/a.nwb", "units and electrodes as NWB"),
+        Difference("missing", at / "nwb/a.nwb", "units, electrodes, events and traces as NWB"),
         Difference("changed", at / "qc/probe00/levels.png", "26 bytes, 21 were published"),
         Difference("changed", at / samples.relative_to(published), "of the same size, with another content"),
     ]
@@ -161,7 +169,7 @@ def test_verify_names_what_differs(published, tmp_path, capsys):
         main(["verify", str(published)])
     assert left.value.code == 65
     said = capsys.readouterr()
-    assert "missing  nwb/a.nwb: units and electrodes as NWB\n" in said.out
+    assert "missing  nwb/a.nwb: units, electrodes, events and traces as NWB\n" in said.out
     assert said.err.endswith("not as it was published (1 missing, 2 changed, 1 extra); see above\n")
 
 

@@ -441,11 +441,15 @@ class SyncResiduals(Document):
 
 
 class ProbeNotes(Document):
-    """notes.json of NWB: what the user should know of a probe beside its summary.json's warnings."""
+    """notes.json of NWB: what the user should know of a probe beside its summary.json's warnings.
+
+    clock: name of the stream whose clock the file's times are on.
+    """
 
     subject: str
     session: str
     probe: str
+    clock: str
     warnings: list[str]
 
 

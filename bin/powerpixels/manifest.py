@@ -65,9 +65,9 @@ PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
     ],
     "EXPORT": [
         (r"alf/(.*)", r"alf/{probe}/\1", "spikes, units and channels as ALF"),
-        (r"nwb/(.*)", r"nwb/\1", "units and electrodes as NWB"),
         (r"((?:summary|agreement)\.json)", r"qc/{probe}/\1", "the probe's part of the run's report"),
     ],
+    "NWB": [(r"nwb/(.*)", r"nwb/\1", "units, electrodes, events and traces as NWB")],
     "HISTOLOGY": [(r"(.*\.json)", r"alf/\1", "track of the probe for the alignment tool")],
     "COMPRESS": [(r"(.*)", r"raw_ephys_data/\1", "verified copy of a raw stream")],
 }

@@ -4,7 +4,7 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 // metadata lack what NWB demands there is none, and notes.json says what to add.
 process NWB {
     tag { tagOf(meta) }
-    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'nwb/*'
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'written/nwb/*', saveAs: { name -> name - 'written/' }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }
@@ -19,8 +19,8 @@ process NWB {
     val code
 
     output:
-    path 'nwb/*', emit: nwb, optional: true
-    tuple val(meta), path('notes.json'), emit: notes
+    path 'written/nwb/*', emit: nwb, optional: true
+    tuple val(meta), path('written/notes.json'), emit: notes
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -36,15 +36,15 @@ process NWB {
     cat > probe.json <<'END_OF_DOCUMENT'
     ${document}
     END_OF_DOCUMENT
-    pp_nwb.py --probe probe.json --preprocess ${preprocess} --sync ${sync} --backend ${options.nwb} --out nwb \\
+    pp_nwb.py --probe probe.json --preprocess ${preprocess} --sync ${sync} --backend ${options.nwb} --out written \\
         --sorting ${sortings} --analysis ${analyses} --labels ${labels} --recording ${recordings} ${given}
     """
 
     stub:
     """
-    mkdir nwb
-    touch nwb/${meta.probe}.nwb
-    echo '{}' > notes.json
+    mkdir -p written/nwb
+    touch written/nwb/${meta.probe}.nwb
+    echo '{}' > written/notes.json
     echo '{}' > versions.json
     """
 }
