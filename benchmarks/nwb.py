@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Peak memory and time of writing an NWB with the raw traces of a 384-channel probe, by the recording's length.
+"""Peak memory and time of writing an NWB with a probe's raw traces, by the recording's length.
 
     .venv/bin/python benchmarks/nwb.py [--minutes 1 10] [--backends hdf5 zarr] [--channels 384] [--noise]
 
-Each file is written by a process of its own, with 100 units of 5 spikes a second and the AP stream. The raw file is one of zeros that takes no place on the disk; with --noise it is Gaussian, 10 counts wide,
-as large as a recording. Memory is the process's own peak (maximum resident set), with that before any was read.
+Each file is written by a process of its own, with 100 units of 5 spikes a second and the AP stream. The raw
+file is one of zeros that takes no place on the disk; with --noise it is Gaussian, 10 counts wide, as large as a
+recording. Memory is the process's own peak (maximum resident set), with that before any of it was read.
 
 @MEASURED@
 """
@@ -81,7 +82,8 @@ def exported(folder: Path, n_samples: int, n_channels: int):
         "cluster_uuids": [str(k) for k in range(N_UNITS)],
         "waveforms": np.ones((N_UNITS, WAVEFORM, WIDTH), np.float32),
         "waveforms_sd": np.ones((N_UNITS, WAVEFORM, WIDTH), np.float32),
-        "waveform_channels": np.tile(np.arange(WIDTH, dtype=np.int32), (N_UNITS, 1)), "waveform_before_ms": 1.0,
+        "waveform_channels": np.tile(np.arange(WIDTH, dtype=np.int32), (N_UNITS, 1)),
+        "waveform_before_ms": 1.0,
         "observed": np.array([[1.0, 1.0 + seconds]]), "gaps": np.zeros((0, 2), np.int64),
         "spike_samples": samples, "spike_times": 1.0 + samples / RATE,
         "spike_clusters": rng.integers(0, N_UNITS, n).astype(np.int32), "joined": "",
