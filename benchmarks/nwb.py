@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/nwb.py [--minutes 1 10] [--backends hdf5 zarr] [--channels 384] [--noise]
 
 Each file is written by a process of its own, with 100 units of 5 spikes a second and the AP stream. The raw
-file is one of zeros that takes no place on the disk; with --noise it is Gaussian, 10 counts wide, as large as a
-recording. Memory is the process's own peak (maximum resident set), with that before any of it was read.
+file is one of zeros that takes no place on the disk; with --noise it is Gaussian, 10 counts wide, as large as
+a recording. Memory is the process's own peak (maximum resident set), with that before any of it was read.
 
 @MEASURED@
 """

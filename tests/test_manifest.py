@@ -70,8 +70,8 @@ def parts(tmp_path) -> list[Part]:
         "raw_qc": "RAW_QC",
         "preprocessed": "PREPROCESS",
         "export": "EXPORT",
-        "nwb": "NWB",
         "sync": "SYNC",
+        "nwb": "NWB",
     }
     of_units = {"labels": "LABEL", "analysis": "ANALYZE", "sorting": "SORT"}
     return [Part(stage, "", at / name) for name, stage in stages.items()] + [
