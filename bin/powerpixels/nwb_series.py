@@ -26,8 +26,9 @@ from powerpixels.wiring import ANALOG_OBJECT, TIMESTAMPS
 # Of a chunk on disk: readers often want a stretch of few channels, and a chunk is decompressed as a whole.
 CHUNK_BYTES = 4 * 2**20
 CHUNK_CHANNELS = 64
-# Read at once.
-BUFFER_BYTES = 32 * 2**20
+# Read at once, and of times computed at once: some arrays of as many numbers come with it.
+BUFFER_BYTES = 16 * 2**20
+TIMES_AT_ONCE = 2**18
 # A series whose samples lie no further than this from a constant rate is written with that rate.
 SAME_RATE_S = 1e-6
 EVENTS_SUMMARY = "_powerpixels_events.summary.json"
@@ -38,17 +39,18 @@ class Rows(GenericDataChunkIterator):
 
     def __init__(self, read: Callable[[int, int], np.ndarray], shape: tuple[int, ...], dtype: np.dtype | str):
         """read: (first, end) to those rows, of all columns."""
-        self._read, self._shape, self._type = read, shape, np.dtype(dtype)
+        self.read, self._shape, self._type = read, shape, np.dtype(dtype)
         columns = shape[1:]
         chunk_columns = tuple(min(CHUNK_CHANNELS, n) for n in columns)
         row = self._type.itemsize * int(np.prod(columns, dtype=int))
         chunk_row = self._type.itemsize * int(np.prod(chunk_columns, dtype=int))
-        rows = max(1, min(CHUNK_BYTES // chunk_row, BUFFER_BYTES // row, shape[0]))
-        buffer_rows = min(max(1, BUFFER_BYTES // (row * rows)) * rows, shape[0])
+        most = BUFFER_BYTES // row if columns else TIMES_AT_ONCE
+        rows = max(1, min(CHUNK_BYTES // chunk_row, most, shape[0]))
+        buffer_rows = min(max(1, most // rows) * rows, shape[0])
         super().__init__(buffer_shape=(buffer_rows, *columns), chunk_shape=(rows, *chunk_columns))
 
     def _get_data(self, selection: tuple[slice, ...]) -> np.ndarray:
-        return self._read(selection[0].start, selection[0].stop)[(slice(None), *selection[1:])]
+        return self.read(selection[0].start, selection[0].stop)[(slice(None), *selection[1:])]
 
     def _get_maxshape(self) -> tuple[int, ...]:
         return self._shape
@@ -70,13 +72,12 @@ def times_of(seconds: Rows, stated_hz: float, packed: Callable) -> dict:
     timestamps are compressed.
     """
     (n,) = seconds.maxshape
-    first = float(seconds._read(0, 1)[0])
-    last = float(seconds._read(n - 1, n)[0])
+    first = float(seconds.read(0, 1)[0])
+    last = float(seconds.read(n - 1, n)[0])
     rate = (n - 1) / (last - first) if n > 1 else stated_hz
-    step = BUFFER_BYTES // 8
-    for lo in range(0, n, step):
-        hi = min(lo + step, n)
-        if np.abs(seconds._read(lo, hi) - (first + np.arange(lo, hi) / rate)).max() > SAME_RATE_S:
+    for lo in range(0, n, TIMES_AT_ONCE):
+        hi = min(lo + TIMES_AT_ONCE, n)
+        if np.abs(seconds.read(lo, hi) - (first + np.arange(lo, hi) / rate)).max() > SAME_RATE_S:
             return {"timestamps": packed(seconds)}
     return {"starting_time": first, "rate": rate}
 

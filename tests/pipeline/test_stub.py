@@ -114,6 +114,7 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
     (tmp_path / "tracing of m1.csv").write_text("")
     (tmp_path / "sheet.csv").write_text("subject,raw,histology\nm1,raw,tracing of m1.csv\n")
     arguments = ("-stub-run", "-resume", "--input", tmp_path / "sheet.csv", "--compress", "mtscomp")
+    arguments += ("--nwb_include", "raw,lfp")
     run = launcher.run(*arguments)
     assert run.status == 0, run.output
     session = "m1/2026-03-01_001"
@@ -123,6 +124,15 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
         f"EDGES {session}", f"EDGES {session}/obx0", f"EDGES {session}/probe00",
         f"SYNC {session}/obx0", f"SYNC {session}/probe00", f"EVENTS {session}", f"EVENTS {session}/obx0",
     }  # fmt: skip
+    (task,) = [row for row in run.tasks() if row["stage"] == "NWB"]
+    staged = (Path(task["workdir"]) / ".command.run").read_text()
+    for name in (
+        "events/stub.times.npy",
+        "events/obx0",
+        "raw1/run_g0_t0.imec0.ap.bin",
+        "raw2/run_g0_t0.imec0.ap.meta",
+    ):
+        assert f" {name}\n" in staged, staged
     assert (run.results / "m1/2026-03-01/001/alf/probe00/xyz_picks.json").exists()
     copies = run.results / "m1/2026-03-01/001/raw_ephys_data"
     assert sorted(str(path.relative_to(copies)) for path in copies.rglob(".zgroup")) == [
@@ -173,7 +183,8 @@ def test_another_reference_clock(oldest, tmp_path):
 def test_sorted_by_probe(oldest, tmp_path):
     empty_session(tmp_path / "raw", n_probes=1)
     (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
-    run = oldest.run("-stub-run", "--input", tmp_path / "sheet.csv", "--sort_by", "probe")
+    run = oldest.run("-stub-run", "--input", tmp_path / "sheet.csv", "--sort_by", "probe", "--nwb", "none")
+    assert run.status == 0 and not [key for key in run.keys() if key.startswith("NWB")]
     assert [key for key in run.keys() if key.startswith("SORT")] == ["SORT m1/2026-03-01_001/probe00/probe"]
     assert run.keys("COMPLETED")[-1] == "SYNC m1/2026-03-01_001/probe00"
 
@@ -201,10 +212,12 @@ def test_drift_corrected_by_whom(oldest, tmp_path):
 
 
 def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
-    """A line changed in a module re-runs the stages that import it; a rewritten file, its own probe."""
+    """A line changed in a module re-runs the stages that import it; a rewritten file, its own probe;
+    metadata, the NWB."""
     project = copy_project(tmp_path / "project copy")
     empty_session(tmp_path / "raw")
-    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+    (tmp_path / "sheet.csv").write_text("subject,raw,metadata\nm1,raw,mouse.yaml\n")
+    (tmp_path / "mouse.yaml").write_text("")
     launcher = Launcher(ENGINES[0], tmp_path / "launch", project)
     arguments = ("-stub-run", "-resume", "--input", tmp_path / "sheet.csv")
     first = launcher.run(*arguments, profile="test")
@@ -217,6 +230,11 @@ def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     assert {row["stage"] for row in changed.tasks("COMPLETED")} == {"LABEL", "EXPORT", "NWB"} | (
         {"REPORT", "MANIFEST"} & {row["stage"] for row in changed.tasks("COMPLETED")}
     )
+
+    (tmp_path / "mouse.yaml").write_text("timezone: UTC")
+    described = launcher.run(*arguments, profile="test")
+    rerun = {row["stage"] for row in described.tasks("COMPLETED")}
+    assert "NWB" in rerun and rerun <= {"NWB", "MANIFEST", "REPORT"}
 
     data = tmp_path / "raw" / "run_g0" / "run_g0_imec1" / "run_g0_t0.imec1.ap.bin"
     os.utime(data, (1_700_000_000, 1_700_000_000))
