@@ -55,6 +55,7 @@ PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
             "stretches that were muted: session's number, first sample, end",
         ),
     ],
+    "VISUALIZE": [(r"(.*)", r"qc/{probe}/preprocessing/\1", "what each step of preprocessing did")],
     "DRIFT": [(r"(.*)", r"qc/{probe}/drift/{unit/}\1", "the motion of the tissue along the shank")],
     "SORT": [(r"(.*)", r"spike_sorters/{sorter}/{probe}/{unit/}\1", "the sorter's own folder")],
     "ANALYZE": [
