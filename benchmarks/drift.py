@@ -3,10 +3,10 @@
 
     .venv/bin/python benchmarks/drift.py [MINUTES ...]
 
-The preprocessed 1.0 probe of a simulated minute (384 channels, those in the brain are kept), laid end to end for
-longer ones; each length in a process of its own with all cores. Prints seconds of wall clock and of all cores, the
-seconds of traces that were read, and the peak of memory of this process and, times their number, of the largest of
-those it started. Files lie in TMPDIR and are removed.
+The preprocessed 1.0 probe of a simulated minute (384 channels, those in the brain are kept), laid end to end
+for longer ones; each length in a process of its own with all cores. Prints seconds of wall clock and of all
+cores, the seconds of traces that were read, and the peak of memory of this process and, times their number,
+of the largest of those it started. Files lie in TMPDIR and are removed.
 """
 
 from __future__ import annotations
