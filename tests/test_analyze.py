@@ -80,7 +80,7 @@ def test_amplitudes_and_snr_are_in_microvolts(analyzed):
 
 
 def test_a_unit_at_the_probes_edge_is_where_it_is(analyzed):
-    """As the neurons within; all have what needs many spikes, and the units of one and two spikes do not."""
+    """And the template of a unit of one spike is that spike."""
     folder, _ = analyzed
     analyzer = si.load_sorting_analyzer(folder / "analysis" / "analyzer.zarr", read_only=True)
     found = dict(
@@ -94,8 +94,7 @@ def test_a_unit_at_the_probes_edge_is_where_it_is(analyzed):
     for unit, depth in depths.items():
         assert found[unit][1] == pytest.approx(depth, abs=8)
     metrics = _metrics(folder)
-    assert metrics.loc[IDS, ["snr", "amplitude_median", "amplitude_cutoff"]].notna().all(axis=None)
-    assert metrics.loc[[77, 80], "amplitude_cutoff"].isna().all()
+    assert (metrics.loc[IDS, "snr"] > 5).all() and metrics.loc[80, "num_spikes"] == 1
     # Of one spike: the trace itself.
     counts = np.fromfile(folder / "shank0" / "traces.bin", "<i2").reshape(-1, 12)
     column = analyzer.channel_ids.tolist().index(main[80])
@@ -137,23 +136,21 @@ def test_units_that_may_be_one_are_suggested(analyzed):
 
 
 def test_similarity_of_templates(analyzed):
-    """Less the l1 distance over the union of two units' channels, the nearest of the lags."""
+    """Less the l1 distance over the union of two units' channels."""
     folder, _ = analyzed
     analyzer = si.load_sorting_analyzer(folder / "analysis" / "analyzer.zarr", read_only=True)
     templates, mask = analyzer.get_extension("templates").get_data(), analyzer.sparsity.mask
-    similarity = analyzer.get_extension("template_similarity")
-    lags = int(similarity.params["max_lag_ms"] * RATE / 1000)
-    n, compared = templates.shape[1], 0
+    similarity = analyzer.get_extension("template_similarity").get_data()
+    compared = 0
     for i, j in combinations(range(len(templates)), 2):
         if not (mask[i] & mask[j]).any():
             continue
         both = mask[i] | mask[j]
-        first = templates[i, lags : n - lags, both]
-        others = [templates[j, lags - lag : n - lags - lag, both] for lag in range(lags + 1)]
-        distances = [np.abs(first - o).sum() / (np.abs(first).sum() + np.abs(o).sum()) for o in others]
-        assert similarity.get_data()[i, j] == pytest.approx(1 - min(distances), abs=1e-5)
+        one, other = templates[i][:, both], templates[j][:, both]
+        distance = np.abs(one - other).sum() / (np.abs(one).sum() + np.abs(other).sum())
+        assert similarity[i, j] == similarity[j, i] == pytest.approx(1 - distance, abs=1e-5)
         compared += 1
-    assert compared >= 5 and lags == 3
+    assert compared >= 5
 
 
 def test_pca_metrics_are_those_of_unitrefines_full_models():
