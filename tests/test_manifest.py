@@ -52,7 +52,14 @@ def parts(tmp_path) -> list[Part]:
     write_clock(CLOCK, "", {"spikes.times.npy": "s", "_iblqc_x.timestamps.npy": "s"}, at / "export" / "alf")
     write(at / "nwb", "nwb/a.nwb", "nwb/b.nwb.zarr/units/0", "notes.json")
     write(at / "labels", "labels.csv", "phy/cluster_a.tsv")
-    write(at / "analysis", "metrics.csv", "analyzer.zarr/.zgroup", "analyzer.zarr/templates/0.0")
+    write(
+        at / "analysis",
+        "metrics.csv",
+        "suggestions.json",
+        "analyzer.zarr/.zgroup",
+        "analyzer.zarr/templates/0.0",
+    )
+    write(at / "figures", "index.html", "channels.png")
     write(at / "sync", "sync.json", "residuals.png", "residuals.json", "ibl/_spikeglx_a.sync.npy")
     write(at / "sorting", "phy/params.py", "spike_samples.npy")
     SortingDocument(
@@ -72,6 +79,7 @@ def parts(tmp_path) -> list[Part]:
         "export": "EXPORT",
         "sync": "SYNC",
         "nwb": "NWB",
+        "figures": "VISUALIZE",
     }
     of_units = {"labels": "LABEL", "analysis": "ANALYZE", "sorting": "SORT"}
     return [Part(stage, "", at / name) for name, stage in stages.items()] + [
@@ -91,6 +99,9 @@ PLACES = {
     "analyzers/probe00/shank0.zarr/templates/0.0": "analysis/analyzer.zarr/templates/0.0",
     "nwb/a.nwb": "nwb/nwb/a.nwb",
     "nwb/b.nwb.zarr/units/0": "nwb/nwb/b.nwb.zarr/units/0",
+    "qc/probe00/suggestions/shank0.json": "analysis/suggestions.json",
+    "qc/probe00/preprocessing/index.html": "figures/index.html",
+    "qc/probe00/preprocessing/channels.png": "figures/channels.png",
     "qc/probe00/agreement.json": "export/agreement.json",
     "qc/probe00/artifacts.csv": "raw_qc/artifacts.csv",
     "qc/probe00/levels.png": "raw_qc/levels.png",

@@ -59,7 +59,8 @@ PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
     "DRIFT": [(r"(.*)", r"qc/{probe}/drift/{unit/}\1", "the motion of the tissue along the shank")],
     "SORT": [(r"(.*)", r"spike_sorters/{sorter}/{probe}/{unit/}\1", "the sorter's own folder")],
     "ANALYZE": [
-        (r"analyzer\.zarr/(.*)", r"analyzers/{probe}/{unit}.zarr/\1", "SpikeInterface SortingAnalyzer")
+        (r"analyzer\.zarr/(.*)", r"analyzers/{probe}/{unit}.zarr/\1", "SpikeInterface SortingAnalyzer"),
+        (r"suggestions\.json", "qc/{probe}/suggestions/{unit}.json", "units that might be merged"),
     ],
     "LABEL": [
         (r"phy/(.*\.tsv)", r"spike_sorters/phy_labels/{probe}/{unit/}\1", "labels of the units for Phy")
