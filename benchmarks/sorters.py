@@ -38,7 +38,14 @@ CASES = {
     "24-auto": (SHANK24, 15.0, "kilosort4", "auto"),
     "24-still-tridesclous2": (SHANK24, 0.0, "tridesclous2", "auto"),
 }
-FLOORS = {"two-shanks": (4, 0), "95-auto": (11, 0)}
+FLOORS = {
+    "two-shanks": (4, 0),
+    "95-auto": (11, 0),
+    "95-spykingcircus2": (11, 0),
+    "95-tridesclous2": (11, 12),
+    "24-auto": (3, 2),
+    "24-still-tridesclous2": (4, 2),
+}
 
 
 def measure(name: str, folder: Path) -> bool:
