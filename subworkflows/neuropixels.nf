@@ -292,41 +292,6 @@ workflow NEUROPIXELS {
             ANALYZE.out.analysis.map { meta, folder -> madeBy('ANALYZE', meta, folder) },
             LABEL.out.labels.map { meta, folder -> madeBy('LABEL', meta, folder) },
             EXPORT.out.summary.map { meta, summary -> madeBy('EXPORT', meta, summary.parent) },
-            COMPRESS.out.copies.map { meta, files -> madeBy('COMPRESS', meta, folderNamed('compressed', files)) }
-        )
-        .groupTuple()
-    read = probes
-        .map { meta, document, files, _is_reference, lf_files -> [madeBy('', meta, '')[0], [document, files + lf_files]] }
-        .mix(daqs.map { meta, document, files, _is_reference -> [madeBy('', meta, '')[0], [document, files]] })
-    named = versions.map { process, file -> [process.tokenize(':').last(), file.text] }.unique().toSortedList { entry -> entry.toString() }
-    everything = named.map { entries -> recordOf(opts, parametersOf(opts).keySet(), entries) }
-    compressing = named.map { entries -> recordOf(opts, ['compress'], entries.findAll { entry -> entry[0] == 'COMPRESS' }) }
-    MANIFEST(
-        made
-            .join(read, remainder: true)
-            .filter { _key, parts, _raw -> parts }
-            .combine(everything)
-            .combine(compressing)
-            .map { key, parts, raw, whole, compression -> manifestOf(key, parts, raw, key.stream ? compression : whole) },
-        codeDigest('pp_manifest.py')
-    )
-
-    // Every published file with its hash, and what made it. Copies of raw data have manifests of their own, so that
-    // they are not read again where anything else changes.
-    made = INSPECT.out.inspect.map { meta, documents -> madeBy('INSPECT', meta, documents[0].parent) }
-        .mix(
-            EDGES.out.edges.map { meta, edges -> madeBy('EDGES', meta, edges.resolveSibling('ibl')) },
-            SYNC.out.sync.map { meta, sync -> madeBy('SYNC', meta, sync.parent) },
-            EVENTS.out.alf.map { meta, files -> madeBy('EVENTS', meta, folderNamed('alf', files)) },
-            RAW_QC.out.raw_qc.map { meta, files -> madeBy('RAW_QC', meta, folderNamed('raw_qc', files)) },
-            HISTOLOGY.out.picks.map { meta, files -> madeBy('HISTOLOGY', meta, folderNamed('histology', files)) },
-            PREPROCESS.out.preprocessed.map { meta, record, _folders -> madeBy('PREPROCESS', meta, record.parent) },
-            VISUALIZE.out.page.map { meta, folder -> madeBy('VISUALIZE', meta, folder) },
-            DRIFT.out.drift.map { meta, folder -> madeBy('DRIFT', meta, folder) },
-            SORT.out.sorting.map { meta, folder -> madeBy('SORT', meta, folder) },
-            ANALYZE.out.analysis.map { meta, folder -> madeBy('ANALYZE', meta, folder) },
-            LABEL.out.labels.map { meta, folder -> madeBy('LABEL', meta, folder) },
-            EXPORT.out.summary.map { meta, summary -> madeBy('EXPORT', meta, summary.parent) },
             NWB.out.notes.map { meta, notes -> madeBy('NWB', meta, notes.parent) },
             COMPRESS.out.copies.map { meta, files -> madeBy('COMPRESS', meta, folderNamed('compressed', files)) }
         )
