@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -106,9 +107,7 @@ def test_data_frames(session):
 
 def test_the_sidecar_names_the_clock_of_the_spikes(session, tmp_path):
     folder = tmp_path / "001" / "alf" / "probe00"
-    folder.mkdir(parents=True)
-    for path in (session / "alf" / "probe00").iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(session / "alf" / "probe00", folder)
     sidecar = folder / "_powerpixels_clock.fit.json"
     stated = json.loads(sidecar.read_text())
     stated |= {"files": {"spikes.times.npy": {"clock": "imec1.ap", "unit": "s", "bound_us": 41.5}}}
