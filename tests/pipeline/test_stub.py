@@ -151,10 +151,12 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
         "probe00/manifest_imec0.ap.json", "probe00/manifest_imec0.lf.json",
     ]  # fmt: skip
 
-    # Somebody aligned the probe: that is EXPORT's and nobody else's.
+    # Somebody aligned the probe: that is EXPORT's and NWB's and nobody else's.
     (run.results / "m1/2026-03-01/001/alf/probe00/channel_locations.json").write_text("{}")
     again = launcher.run(*arguments)
-    assert again.keys("COMPLETED") == [f"EXPORT {session}/probe00", f"MANIFEST {session}/probe00", "REPORT -"]
+    assert again.keys("COMPLETED") == [
+        f"EXPORT {session}/probe00", f"MANIFEST {session}/probe00", f"NWB {session}/probe00", "REPORT -"
+    ]  # fmt: skip
     (task,) = [row for row in again.tasks("COMPLETED") if row["stage"] == "EXPORT"]
     assert "locations/channel_locations.json" in (Path(task["workdir"]) / ".command.run").read_text()
 
