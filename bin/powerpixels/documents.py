@@ -7,6 +7,7 @@ document are relative and use ``/``. Unknown values are ``None``; nothing is inv
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -330,6 +331,12 @@ class Preprocess(Document):
     steps: list[dict]
     units: list[str]
     source: JoinedProbe | None = None
+
+    @property
+    def noise_uv(self) -> float | None:
+        """Noise level of the median written channel, µV; None where no channel has one."""
+        known = [level.noise_uv for level in self.levels if level.noise_uv is not None]
+        return median(known) if known else None
 
 
 class DriftChoice(Document):

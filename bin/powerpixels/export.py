@@ -346,13 +346,8 @@ def gather(
         notes=notes,
         drift=_drift(read),
         joined=joined,
-        noise_uv=_median_noise_uv(preprocess),
+        noise_uv=preprocess.noise_uv,
     )
-
-
-def _median_noise_uv(preprocess: Preprocess) -> float | None:
-    known = [level.noise_uv for level in preprocess.levels if level.noise_uv is not None]
-    return float(np.median(known)) if known else None
 
 
 def _preprocessing_notes(preprocess: Preprocess) -> list[str]:

@@ -270,6 +270,8 @@ def preprocess_probe(
         units=list(members),
         source=joined,
     )
+    if result.noise_uv is not None:
+        log.info("noise after preprocessing: %.1f µV in the median channel", result.noise_uv)
     result.save(out / "preprocess.json")
     return result
 
@@ -277,7 +279,7 @@ def preprocess_probe(
 def _channel_levels(units: dict[str, list[ShankPlan]], levels: Levels, gain_uv: float) -> list[ChannelLevel]:
     """Levels of the channels of all units' files. Nothing is said of a channel where nothing was written."""
     written = [channel for plans in units.values() for plan in plans for channel in plan.channels]
-    found = [
+    return [
         ChannelLevel(
             raw_column=channel.raw_column,
             contact_id=channel.contact_id,
@@ -286,10 +288,6 @@ def _channel_levels(units: dict[str, list[ShankPlan]], levels: Levels, gain_uv: 
         )
         for channel, rms, noise in zip(written, *levels.of_channels(gain_uv), strict=False)
     ]
-    known = [level.noise_uv for level in found if level.noise_uv is not None]
-    if known:
-        log.info("noise after preprocessing: %.1f µV in the median channel", np.median(known))
-    return found
 
 
 def _filtered(raw: BaseRecording, settings: Settings, notches: Sequence[Notch]) -> BaseRecording:
