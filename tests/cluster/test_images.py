@@ -146,6 +146,7 @@ def test_a_sorter_in_an_image_of_its_own(session_small, tmp_path):
     assert run.status == 0, run.output
     (folder,) = run.results.glob("*/*/*/alf/probe00")
     scores = score_alf(session_small, folder, "probe00")
-    assert len(scores) >= 3 and (scores.recall >= 0.8).all(), scores.to_string()
+    assert len(scores) >= 3 and (scores.recall >= 0.7).all(), scores.to_string()
+    assert (scores.precision >= 0.9).all(), scores.to_string()
     versions = (run.results / "pipeline_info" / "software_versions.yml").read_text()
     assert "mountainsort5.sif: sha256" in versions
