@@ -14,7 +14,7 @@ from driver import ENGINES, Launcher, empty_session
 
 SBATCH = """#!/bin/bash
 # Runs the job at once. The play folder's first/<start of a job's name> says how the first such job ends instead:
-# the exit status, or "vanishes" for a job that began and was never heard of again.
+# the exit status, "vanishes" for a job that began and was never heard of again, or "lost" for one that never began.
 set -e
 play=$(cd "$(dirname "$0")/../play" && pwd)
 cp "${@: -1}" "$play/scripts/$$"
@@ -28,8 +28,8 @@ for first in "$play"/first/*; do
     fi
 done
 if [ -n "$ending" ]; then
-    touch .command.begin
-    [ "$ending" = vanishes ] || echo -n "$ending" > .exitcode
+    [ "$ending" = lost ] || touch .command.begin
+    [[ "$ending" = [a-z]* ]] || echo -n "$ending" > .exitcode
 else
     setsid bash .command.run > .command.log 2>&1 < /dev/null &
 fi
@@ -64,6 +64,7 @@ class Cluster:
         self.impatient.write_text(
             "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '200 ms'\n"
             "    queueStatInterval = '500 ms'\n    exitReadTimeout = '2 sec'\n}\n"
+            "process { withName: LABEL { maxSubmitAwait = '20 sec' } }\n"
         )
         self.sheet = tmp_path / "sheet.csv"
 
@@ -81,8 +82,8 @@ class Cluster:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_only_sort_asks_for_a_gpu_and_causes_are_retried(tmp_path, engine):
-    """Preempted (143), out of memory (137), out of time (140), no exit status at all, and no GPU (75): each is
-    tried again, and only what was short grows."""
+    """Preempted (143), out of memory (137), out of time (140), no exit status at all, no GPU (75), and a waiting
+    job that the queue forgot: each is tried again, and only what was short grows."""
     cluster = Cluster(tmp_path, engine)
     for stage, ending in (
         ("INSPECT", "143"),
@@ -90,6 +91,7 @@ def test_only_sort_asks_for_a_gpu_and_causes_are_retried(tmp_path, engine):
         ("PREPROCESS", "137"),
         ("SYNC", "vanishes"),
         ("SORT", "140"),
+        ("LABEL", "lost"),
     ):
         (cluster.play / "first" / stage).write_text(ending)
     run = cluster.run()
@@ -103,10 +105,13 @@ def test_only_sort_asks_for_a_gpu_and_causes_are_retried(tmp_path, engine):
         )
 
     failed = {row["key"]: row for row in run.tasks("FAILED")}
-    assert {row["stage"] for row in failed.values()} == {"INSPECT", "EDGES", "PREPROCESS", "SYNC", "SORT"}
+    assert {row["stage"] for row in failed.values()} == {
+        *("INSPECT", "EDGES", "PREPROCESS", "SYNC", "SORT", "LABEL")
+    }
     for key, row in failed.items():
         again = attempts[key]
-        assert again["attempt"] == "2"
+        # A job that never began was no attempt.
+        assert again["attempt"] == ("1" if row["stage"] == "LABEL" else "2")
         grew = {name for name in ("memory", "time") if row[name] != again[name]}
         assert grew == {"PREPROCESS": {"memory"}, "SORT": {"time"}}.get(row["stage"], set())
     assert attempts["PREPROCESS m1/2026-03-01_001/probe00"]["memory"] == "32 GB"
