@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("curate", "curate", "open SpikeInterface's GUI on a probe's units"),
         ("apply-curation", "curated", "write the revision of ALF and NWB that a curation makes"),
         ("verify", "manifest", "check published results against their manifests"),
+        ("migrate", "migrate", "turn the original Power Pixels' settings.json into this pipeline's files"),
         ("fetch-models", "models", "fetch UnitRefine's models once, for --unitrefine_models"),
     ):
         module = import_module(f"powerpixels.{place}")
