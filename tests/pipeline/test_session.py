@@ -8,13 +8,15 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from driver import ENGINES, Launcher, Run
+from driver import ENGINES, ROOT, Launcher, Run
 from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import load_neural_data
@@ -267,6 +269,21 @@ def test_the_loader_reads_what_was_published(finished, probe):
     times = np.load(alf_folder(finished, probe) / "spikes.times.npy")
     of = np.load(alf_folder(finished, probe) / "spikes.clusters.npy")
     np.testing.assert_array_equal(spikes["times"], times[np.isin(of, good)])
+
+
+def test_the_manuals_example_of_a_psth(finished, truth, tmp_path):
+    """Licks say nothing of the simulated neurons: around them a unit's mean rate is its own."""
+    script = ROOT / "docs" / "psth.py"
+    subprocess.run(
+        [sys.executable, script, finished.results / SESSION, "probe00", "_nidq_port0line1", tmp_path],
+        check=True,
+    )
+    table = pd.read_csv(tmp_path / "psth.csv", index_col="cluster_id")
+    spikes, clusters, _ = load_neural_data(finished.results / SESSION, "probe00")
+    assert table.index.tolist() == clusters["cluster_id"].tolist() and (tmp_path / "psth.png").stat().st_size
+    duration = truth.document.config.duration_s
+    for unit, rates in table.iterrows():
+        assert rates.mean() == pytest.approx((spikes["clusters"] == unit).sum() / duration, rel=0.35, abs=1)
 
 
 def test_events_and_analog_on_the_nidq_clock(finished, truth):
