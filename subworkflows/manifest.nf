@@ -32,7 +32,7 @@ def parametersOf(opts) {
     def elsewhere = ['input', 'outdir', 'publish_dir_mode', 'container', 'sorter_image', 'scratch', 'checkpoint_dir', 'device']
     def files = ['wiring', 'metadata', 'sorter_params', 'bombcell_params', 'ibl_params', 'unitrefine_models']
     return opts
-        .findAll { entry -> !(entry.key in elsewhere) && !(entry.key =~ '^(custom_config_|config_profile_|max_|igenomes_)') }
+        .findAll { entry -> !(entry.key in elsewhere) && !(entry.key =~ '^(help|custom_config_|config_profile_|max_|igenomes_)') }
         .collectEntries { name, value ->
             if (!(name in files) || value == null) {
                 return [name, value]
