@@ -14,7 +14,7 @@ NASTY = '<script>alert("&")</script>'
 class Page(HTMLParser):
     """What a browser makes of a page: elements in balance, tables as text, ids and links."""
 
-    VOID = {"meta", "br"}
+    VOID = {"meta", "br", "img"}
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -216,3 +216,16 @@ def test_empty_runs():
     bare = inventory(probes=[], nidq=None, faults=[])
     _, page = page_of([DONE], [], [bare])
     assert "What failed" not in page.text and "Faults of the input" not in page.text
+
+
+def test_a_probe_that_stands_out_is_marked():
+    """Nine probes of about 100 units and one of 3; too few to tell where there are five."""
+    units = [98, 100, 101, 99, 102, 100, 97, 103, 100, 3]
+    summaries = [
+        DONE.model_copy(update={"probe": f"probe{k:02d}", "n_units": n, "n_spikes": 1000 * n})
+        for k, n in enumerate(units)
+    ]
+    html, page = page_of(summaries, [], [])
+    assert re.findall(r'<td class="number unusual"[^>]*>([^<]*)</td>', html) == ["◆ 3", "◆ 3\u2009000"]
+    assert "unusual: the median of the run&#x27;s probes is 100" in html
+    assert "unusual:" not in page_of(summaries[-5:], [], [])[0]

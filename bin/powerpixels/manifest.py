@@ -80,7 +80,7 @@ ON_STREAM = r"qc/[^/]+/(muted\.npy|drift/(.*/)?temporal_bins_s\.npy)|spike_sorte
 # What people and their tools add to a session's folder: never missing, and not of the pipeline.
 ADDED = re.compile(
     r"(.*/)?#[^/]+#/.*|(.*/)?curation/.*|histology/.*|(.*/)?(channel_locations|prev_alignments)[^/]*\.json"
-    r"|(.*/)?session_notes\.txt|(.*/)?[^/]*\.(nrrd|tiff?)|qc/(.*/)?manifest(_[^/]+)?\.json"
+    r"|report\.html|(.*/)?session_notes\.txt|(.*/)?[^/]*\.(nrrd|tiff?)|qc/(.*/)?manifest(_[^/]+)?\.json"
 )
 
 
