@@ -118,12 +118,12 @@ def test_what_it_says(html):
 
 
 def test_the_command_writes_it_where_verify_lets_it_be(session, html, tmp_path, capsys):
-    cli.main(["report", str(session.parent.parent.parent)])
+    cli.main(["session-report", str(session.parent.parent.parent)])
     assert capsys.readouterr().out.split() == [str(session / "report.html")]
     assert (session / "report.html").read_text(encoding="utf-8") == html
     assert ADDED.fullmatch("report.html")
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["report", str(tmp_path)])
+        cli.main(["session-report", str(tmp_path)])
     assert exit_.value.code == 65 and "qc/inventory.json" in capsys.readouterr().err
 
 

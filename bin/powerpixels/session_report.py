@@ -1,4 +1,4 @@
-"""``powerpixels report FOLDER``: one page of HTML for a session, made of what a run published of it.
+"""``powerpixels session-report FOLDER``: one page of HTML for a session, made of what a run published of it.
 
 It needs nothing but itself: figures are within it, small enough that the page stays below 10 MB. Those that
 the stages drew are taken as they are, at the page's width; the others are drawn here from the probe's ALF, of
@@ -73,12 +73,12 @@ nav a { margin-right: 1rem; }
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Arguments of ``powerpixels report``."""
+    """Arguments of ``powerpixels session-report``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a session's results, or of a run's")
 
 
 def run(args: Namespace) -> None:
-    """Body of ``powerpixels report``: writes report.html into each session's folder, and names them."""
+    """Body of ``powerpixels session-report``: writes report.html into each session's folder, and names them."""
     for session in sessions_below(args.folder):
         path = session / NAME
         path.write_text(page(session), encoding="utf-8")
