@@ -78,7 +78,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Body of ``powerpixels session-report``: writes report.html into each session's folder, and names them."""
+    """Body of ``powerpixels session-report``: writes each session's report.html and names it."""
     for session in sessions_below(args.folder):
         path = session / NAME
         path.write_text(page(session), encoding="utf-8")
