@@ -14,7 +14,7 @@ export PYTHONPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines demo test test-quick lint docs lock clean images test-cluster
+.PHONY: help setup engines demo test test-quick lint docs lock clean images sorter-image test-cluster
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -88,9 +88,27 @@ containers/powerpixels-%.sif: containers/requirements-%.txt containers/powerpixe
 	mv $@.partial $@
 	cd containers && sha256sum $(@F) > $(@F).sha256
 
+# Another sorter for --sorter_image, of packages from the index; those they need beside the lock file's are named, too:
+#   make sorter-image SORTER=mountainsort5 PACKAGES="mountainsort5==0.5.9 isosplit6==0.1.4"
+SORTER_BASE ?= containers/powerpixels-cpu.sif
+
+sorter-image: $(SORTER_BASE) | $(NEED_UV) ## An image for --sorter_image: SORTER=name PACKAGES="package ..."
+	@[ -n "$(SORTER)" ] && [ -n "$(PACKAGES)" ] || { echo 'make sorter-image: give SORTER=mountainsort5 PACKAGES="mountainsort5 isosplit6"'; exit 1; }
+	rm -rf containers/site-$(SORTER)
+	"$(UV)" pip install -q --target containers/site-$(SORTER) --python "$(PYTHON)" --python-version $(IMAGE_PYTHON) \
+	    --python-platform x86_64-manylinux_2_36 --only-binary :all: --no-deps $(PACKAGES)
+	APPTAINER_MKSQUASHFS_ARGS="-comp gzip -Xcompression-level 3" apptainer build --fakeroot --force \
+	    --build-arg IMAGE=$(SORTER_BASE) --build-arg SORTER=$(SORTER) --build-arg SITE_PACKAGES=containers/site-$(SORTER) \
+	    containers/$(SORTER).sif.partial containers/sorter.def
+	rm -rf containers/site-$(SORTER)
+	mv containers/$(SORTER).sif.partial containers/$(SORTER).sif
+	cd containers && sha256sum $(SORTER).sif > $(SORTER).sif.sha256
+
 test-cluster: setup engines ## Tests in real images and on a real one-node SLURM: root on Debian, half an hour
 	tests/cluster/setup_apptainer.sh
 	tests/cluster/setup_slurm.sh
+	[ ! -f containers/powerpixels-cpu.sif ] || [ -f containers/mountainsort5.sif ] \
+	    || $(MAKE) sorter-image SORTER=mountainsort5 PACKAGES="mountainsort5==0.5.9 isosplit6==0.1.4"
 	POWERPIXELS_CLUSTER=1 .venv/bin/python -m pytest tests/cluster
 
 lock: ## Resolve the dependencies anew into requirements.lock

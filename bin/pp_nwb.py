@@ -50,7 +50,6 @@ def main(argv):
         subject=session.subject,
         session=session.session,
         probe=probe.name,
-        clock=parts[2].reference,
         warnings=notes,
     ).save(args.out / "notes.json")
     write_versions(

@@ -12,12 +12,13 @@ def folderNamed(name, files) {
 }
 
 // A manifest's task: [meta, head as JSON, folders, raw files]. raw: [documents, files] of the streams that were read.
-def manifestOf(key, parts, raw, record) {
+// given: what the session's row of the samplesheet says of its results.
+def manifestOf(key, parts, raw, record, given) {
     def meta = key.findAll { entry -> entry.key != 'stream' || entry.value }
     // In an order of their own: that of their arrival differs between runs and would change the task.
     def sorted = parts.toSorted { part -> "${part.stage} ${part.unit} ${part.folder}".toString() }
     def told = groovy.json.JsonOutput.toJson(key.subMap(['subject', 'session', 'probe']) + [parts: sorted.collect { part -> part.subMap(['stage', 'unit']) }])
-    def head = "${told[0..-2]}, \"documents\": [${raw ? raw[0] : ''}], \"record\": ${record}}".toString()
+    def head = "${told[0..-2]}, \"documents\": [${raw ? raw[0] : ''}], \"record\": ${record[0..-2]}, \"samplesheet\": ${groovy.json.JsonOutput.toJson(given)}}}".toString()
     return [meta, head, sorted.collect { part -> part.folder }, raw ? raw[1] : []]
 }
 
@@ -37,10 +38,21 @@ def parametersOf(opts) {
             if (!(name in files) || value == null) {
                 return [name, value]
             }
-            def given = file(value)
-            return [name, [name: given.name] + (given.isDirectory() ? [:] : [sha256: given.bytes.digest('SHA-256')])]
+            return [name, identityOf(value)]
         }
         .sort()
+}
+
+// A file by its name and what it holds, never by where it lies.
+def identityOf(path) {
+    def given = file(path)
+    return [name: given.name] + (given.isDirectory() ? [:] : [sha256: given.bytes.digest('SHA-256')])
+}
+
+// What a session's row of the samplesheet gives beside the run's parameters.
+def givenIn(row) {
+    def files = [sorter_params: row.sorter_params, metadata: row.metadata].findAll { entry -> entry.value }
+    return (row.sorter ? [sorter: row.sorter] : [:]) + files.collectEntries { name, path -> [name, identityOf(path)] }
 }
 
 // The images that tasks ran in, each with the digest that `make images` left beside it.

@@ -1,6 +1,6 @@
 include { codeDigest          } from './inputs'
 include { explainedFailures   } from './failures'
-include { folderNamed ; madeBy ; manifestOf ; parametersOf ; recordOf } from './manifest'
+include { folderNamed ; givenIn ; madeBy ; manifestOf ; parametersOf ; recordOf } from './manifest'
 include { folderOf            } from '../modules/resources'
 include { INSPECT             } from '../modules/inspect'
 include { REFUSE              } from '../modules/refuse'
@@ -302,13 +302,18 @@ workflow NEUROPIXELS {
     named = versions.map { process, file -> [process.tokenize(':').last(), file.text] }.unique().toSortedList { entry -> entry.toString() }
     everything = named.map { entries -> recordOf(opts, parametersOf(opts).keySet(), entries) }
     compressing = named.map { entries -> recordOf(opts, ['compress'], entries.findAll { entry -> entry[0] == 'COMPRESS' }) }
+    rows = sessions
+        .map { meta, _raw, _wanted, _print, joined, _histology -> [(sessionOf(meta)): givenIn(joined)] }
+        .toList()
+        .map { rows -> rows.collectEntries() }
     MANIFEST(
         made
             .join(read, remainder: true)
             .filter { _key, parts, _raw -> parts }
             .combine(everything)
             .combine(compressing)
-            .map { key, parts, raw, whole, compression -> manifestOf(key, parts, raw, key.stream ? compression : whole) },
+            .combine(rows)
+            .map { key, parts, raw, whole, compression, given -> manifestOf(key, parts, raw, key.stream ? compression : whole, key.stream ? [:] : given[sessionOf(key)] ?: [:]) },
         codeDigest('pp_manifest.py')
     )
 

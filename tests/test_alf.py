@@ -55,10 +55,10 @@ def channels(folder):
 
 def test_names_are_alf_and_one_loads_them(folder, caplog):
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    assert len(names) == 28
+    assert len(names) == 29
     assert [name for name in names if not spec.is_valid(name)] == []
     with caplog.at_level(logging.WARNING):
-        assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 6)
+        assert load_object(folder, "spikes").to_df().shape == (built_spikes(), 7)
         assert load_object(folder, "clusters").check_dimensions == 0
         assert load_object(folder, "channels").check_dimensions == 0
     assert [r.getMessage() for r in caplog.records if "Inconsistent" in r.getMessage()] == []
@@ -102,6 +102,7 @@ def test_spikes_are_the_sorters_on_the_reference_clock(made, spikes):
         "templates": "<i4",
         "amps": "<f4",
         "depths": "<f4",
+        "muted": "|b1",
     }
     assert np.all(np.diff(spikes["times"]) >= 0)
     for cluster, (shank, unit_id) in enumerate(UNITS):
@@ -254,7 +255,7 @@ def test_gaps_lead_from_samples_to_times(made, tmp_path):
     document = session_of(made, "2026-03-01_001", *pieces)
     alf.write_alf(gather(document, made.preprocess, CLOCK, made.units), tmp_path)
     names = [path.name for path in tmp_path.iterdir() if path.is_file()]
-    assert len(names) == 31
+    assert len(names) == 32
     assert [name for name in names if not spec.is_valid(name)] == []
     gaps = load_object(tmp_path, "gaps")
     assert {name: gaps[name].dtype.str for name in gaps} == {

@@ -70,7 +70,7 @@ def test_all_units(session):
         assert np.array_equal(spikes[name], np.load(published / f"spikes.{name}.npy"))
     assert len(lengths(spikes)) == len(lengths(clusters)) == len(lengths(channels)) == 1
     # Nothing was changed by hand, and nothing muted.
-    assert np.array_equal(spikes["templates"], spikes["clusters"]) and "muted" not in spikes
+    assert np.array_equal(spikes["templates"], spikes["clusters"]) and not spikes["muted"].any()
     assert list(zip(clusters["shank"].tolist(), clusters["sorter_unit_id"].tolist(), strict=True)) == UNITS
     assert clusters["bombcell_label"].tolist() == [1, 0, 2, -1, 3]
     assert clusters["kilosort_label"].tolist() == [1, 0, 1, -1, 1]

@@ -18,7 +18,12 @@ from powerpixels.stage import DataError
 from powerpixels.sync_files import write_clock
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD = {"parameters": {"seed": 42}, "software": {"SORT": [{"kilosort": "4.1.7"}]}, "containers": {}}
+RECORD = {
+    "parameters": {"seed": 42},
+    "software": {"SORT": [{"kilosort": "4.1.7"}]},
+    "containers": {},
+    "samplesheet": {},
+}
 
 
 def write(folder: Path, *names: str) -> None:

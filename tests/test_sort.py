@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from powerpixels import sort
 from powerpixels.documents import JoinedProbe, PreprocessedUnit, SortingDocument
 from powerpixels.inventory import inspect_documents, stage_documents
 from powerpixels.preprocess import Settings, preprocess_probe
@@ -250,6 +251,66 @@ def test_a_crash_names_the_sorter_its_last_line_and_the_log(unit24, tmp_path):
     assert "unknown clustering method fog" in (tmp_path / "out" / "sorter.log").read_text()
     assert not (tmp_path / "out" / "sorting.json").exists()
     assert not (tmp_path / "out" / "work").exists()
+
+
+# What SpikeInterface's images of MATLAB's sorters hold is one compiled program, called with a folder: ops.mat in, Phy's
+# files out. This one takes crossings of a threshold, one unit for each channel.
+COMPILED = """#!{python}
+import sys
+from pathlib import Path
+import numpy as np
+from scipy.io import loadmat
+from scipy.signal import find_peaks
+
+folder = Path(sys.argv[1])
+ops = loadmat(folder / "ops.mat", simplify_cells=True)["ops"]
+traces = np.fromfile(ops["fbinary"], np.int16).reshape(-1, int(ops["Nchan"])).astype(np.float32)
+noise = np.median(np.abs(traces), axis=0) / 0.6745
+deepest = (-traces / noise).max(axis=1)
+times, _ = find_peaks(deepest, height=8, distance=15)
+np.save(folder / "spike_times.npy", times[:, None].astype(np.uint64))
+channels = np.argmin(traces[times] / noise, axis=1)
+for name in ("templates", "clusters"):
+    np.save(folder / f"spike_{{name}}.npy", channels[:, None].astype(np.uint32))
+np.save(folder / "channel_map.npy", np.arange(int(ops["Nchan"]))[:, None].astype(np.uint32))
+lines = [f"{{channel}}\\tgood" for channel in np.unique(channels)]
+(folder / "cluster_KSLabel.tsv").write_text("\\n".join(["cluster_id\\tKSLabel", *lines]) + "\\n")
+(folder / "params.py").write_text(f"dat_path = {{ops['fbinary']!r}}\\nsample_rate = {{ops['fs']}}\\n")
+print("correction", ops["do_correction"], "reference", ops["CAR"])
+"""
+
+
+def test_a_compiled_matlab_sorter(unit24, tmp_path, monkeypatch):
+    """By the interface of SpikeInterface's images; the sorter itself is stood in for."""
+    folder, truth = unit24
+    program = tmp_path / "bin" / "ks2_5_compiled"
+    program.parent.mkdir()
+    program.write_text(COMPILED.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setattr(sort, "_gpu_name", lambda: "a GPU")
+    document = sort_unit(folder, tmp_path / "out", sorter="kilosort2_5", device="cuda", drift="sorter")
+    assert (document.status, document.sorter_version) == ("sorted", "compiled")
+    assert document.parameters["do_correction"] is True and document.parameters["car"] is False
+    assert set(document.sorter_labels.values()) == {"good"}
+    output = tmp_path / "out" / "sorter_output"
+    assert "correction 1.0 reference 0.0" in (output / "kilosort2_5.log").read_text()
+    # The traces were read where they were.
+    assert not list(output.glob("*.dat")) and "traces.bin" not in (output / "params.py").read_text()
+    samples = np.load(tmp_path / "out" / "spike_samples.npy")
+    unit_ids = np.load(tmp_path / "out" / "spike_unit_ids.npy")
+    for true_unit in truth.unit_ids:
+        train = truth.get_unit_spike_train(true_unit)
+        found = [samples[unit_ids == unit] for unit in document.unit_ids]
+        assert max(np.mean(np.abs(train[:, None] - one).min(axis=1) <= 10) for one in found) > 0.85
+
+    program.write_text("#!/bin/sh\necho 'Error using gpuArray'; exit 1\n")
+    with pytest.raises(SorterError, match="kilosort2_5 failed: .*sorter.log"):
+        sort_unit(folder, tmp_path / "failed", sorter="kilosort2_5", device="cuda")
+    assert "Error using gpuArray" in (tmp_path / "failed" / "sorter.log").read_text()
+    program.write_text("#!/bin/sh\necho 'Out of memory on device'; exit 1\n")
+    with pytest.raises(GpuMemoryError, match="kilosort2_5: the GPU's memory did not suffice"):
+        sort_unit(folder, tmp_path / "short", sorter="kilosort2_5", device="cuda")
 
 
 def test_a_sorter_that_is_not_here(unit24, tmp_path):

@@ -118,10 +118,8 @@ def test_csv_reads_back_exactly(tmp_path):
 
 def test_notes_follow_what_the_export_noted():
     notes = [
-        ProbeNotes(
-            subject="mouse01", session="2026-03-02_001", probe="probe01", clock="nidq", warnings=["no NWB"]
-        ),
-        ProbeNotes(subject="mouse02", session="2026-03-01_001", probe="probe00", clock="nidq", warnings=[]),
+        ProbeNotes(subject="mouse01", session="2026-03-02_001", probe="probe01", warnings=["no NWB"]),
+        ProbeNotes(subject="mouse02", session="2026-03-01_001", probe="probe00", warnings=[]),
     ]
     first, second = summary.table(SUMMARIES, [], [], notes)
     assert first["warnings"] == ["shank1: a, b", "shank3: c", "no NWB"] and second["warnings"] == []

@@ -38,8 +38,8 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
 
     spikes.times (s,) float64 s, reference clock; spikes.samples (s,) int64, the probe's AP stream (what lies
     in gaps is not counted); spikes.clusters (s,) int32; spikes.templates (s,) int32, row of templates.*;
-    spikes.amps (s,) float32 V; spikes.depths (s,) float32 µm. Only where stretches were muted: spikes.muted
-    (s,) bool, those that lie in one.
+    spikes.amps (s,) float32 V; spikes.depths (s,) float32 µm; spikes.muted (s,) bool,
+    those that lie in a stretch that was muted.
 
     clusters.channels (n,) int32, row of channels.*; clusters.depths float32 µm; clusters.amps
     float32 V; clusters.peakToTrough float64 ms; clusters.waveforms (n, samples, w) float32 V, main
@@ -85,6 +85,7 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     arrays = {
         "spikes.times": export.spike_times,
         "spikes.samples": export.spike_samples,
+        "spikes.muted": export.spike_muted,
         "spikes.clusters": export.spike_clusters,
         "spikes.templates": export.spike_clusters,
         "spikes.amps": export.spike_amps,
@@ -115,8 +116,6 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         **_brain(export, rows),
         **_drift(export),
     }
-    if export.spike_muted is not None:
-        arrays["spikes.muted"] = export.spike_muted
     if len(export.gaps):
         arrays["_powerpixels_gaps.intervals"] = export.gap_intervals
         arrays["_powerpixels_gaps.samples"] = export.gaps[:, 0]

@@ -422,8 +422,12 @@ class TimesFile(Document):
     bound_us: float | None
 
 
+# Beside ALF files; an object of its own, as an attribute of spikes breaks code that indexes all of them.
+CLOCK_FILE = "_powerpixels_clock.fit.json"
+
+
 class PublishedClock(ClockFit):
-    """_powerpixels_clock.fit.json beside ALF files: the fit, and what each of the files is counted on.
+    """CLOCK_FILE beside ALF files: the fit, and what each of the files is counted on.
 
     description: in words. files: by path in the folder.
     """
@@ -448,15 +452,11 @@ class SyncResiduals(Document):
 
 
 class ProbeNotes(Document):
-    """notes.json of NWB: what the user should know of a probe beside its summary.json's warnings.
-
-    clock: name of the stream whose clock the file's times are on.
-    """
+    """notes.json of NWB: what the user should know of a probe beside its summary.json's warnings."""
 
     subject: str
     session: str
     probe: str
-    clock: str
     warnings: list[str]
 
 

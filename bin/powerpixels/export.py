@@ -141,7 +141,7 @@ class ProbeExport:
     float64 s on the reference clock. spike_clusters: (s,) int32. spike_amps: (s,) float32 V,
     positive in the direction of the unit's peak. spike_depths: (s,) float32 µm from the probe's
     origin, up. spike_muted: (s,) bool, spikes within stretches that were muted before sorting, where the
-    sorter can have seen nothing but what is left at their ends; None where nothing was muted.
+    sorter can have seen nothing but what is left at their ends.
     units: names of all sorting units. motions: by sorting unit, where it was estimated.
 
     notes: what the user should know, one text each (a skipped shank, …). drift: who corrected it and why,
@@ -170,7 +170,7 @@ class ProbeExport:
     spike_clusters: np.ndarray
     spike_amps: np.ndarray
     spike_depths: np.ndarray
-    spike_muted: np.ndarray | None
+    spike_muted: np.ndarray
     units: list[str]
     motions: dict[str, UnitMotion]
     notes: list[str]
@@ -283,7 +283,8 @@ def gather(
     uuids = _cluster_uuids(preprocess, table, of_all)
     spikes = _of_part(of_all, part, n_joined)
     n_spikes = np.bincount(spikes["clusters"], minlength=len(table))
-    spike_muted = _muted(spikes["samples"], preprocess, part, muted)
+    muted_intervals = _muted_intervals(preprocess, part, muted)
+    spike_muted = in_intervals(spikes["samples"], muted_intervals)
     joined = _joined(preprocess, part)
     if joined:
         table = table.assign(**{SESSION_SPIKES: n_spikes})
@@ -299,7 +300,7 @@ def gather(
         notes.append(
             f"{len(gaps)} gap{'s' if len(gaps) > 1 else ''} in the recording, {seconds:.3g} s in all"
         )
-    if spike_muted is not None:
+    if len(muted_intervals):
         notes.append(
             f"{int(spike_muted.sum())} of {spike_muted.size} spikes lie in stretches that were muted"
         )
@@ -419,13 +420,10 @@ def _by_column(channels: Sequence[Channel]) -> list[Channel]:
     return sorted(channels, key=lambda channel: channel.raw_column)
 
 
-def _muted(samples: np.ndarray, preprocess: Preprocess, part: Part, path: Path | None) -> np.ndarray | None:
-    """Whether each spike of the session lies where PREPROCESS muted; None where it muted nothing there."""
-    if path is None:
-        return None
-    intervals = np.load(path)
-    mine = intervals[intervals[:, 0] == preprocess.parts.index(part), 1:]
-    return in_intervals(samples, mine) if len(mine) else None
+def _muted_intervals(preprocess: Preprocess, part: Part, path: Path | None) -> np.ndarray:
+    """(m, 2) first sample and end of the stretches of the session that PREPROCESS muted."""
+    intervals = np.empty((0, 3), dtype=np.int64) if path is None else np.load(path)
+    return intervals[intervals[:, 0] == preprocess.parts.index(part), 1:]
 
 
 def _motions(

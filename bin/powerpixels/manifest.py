@@ -16,7 +16,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from powerpixels.documents import Document, ProbeDocument, PublishedClock, SortingDocument, StreamDocument
+from powerpixels.documents import (
+    CLOCK_FILE,
+    Document,
+    ProbeDocument,
+    PublishedClock,
+    SortingDocument,
+    StreamDocument,
+)
 from powerpixels.stage import DataError
 
 NAME = re.compile(r"manifest(_.+)?\.json")
@@ -73,8 +80,7 @@ PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
     "HISTOLOGY": [(r"(.*\.json)", r"alf/\1", "track of the probe for the alignment tool")],
     "COMPRESS": [(r"(.*)", r"raw_ephys_data/\1", "verified copy of a raw stream")],
 }
-# Names the clock of each file of ALF beside it; and further files that are counted on one.
-CLOCK_FILE = "_powerpixels_clock.fit.json"
+# Further files, beside those that CLOCK_FILE names, that are counted on a clock.
 ON_REFERENCE = r"nwb/|alf/[^/]+/lfp\.zarr/timestamps/"
 ON_STREAM = r"qc/[^/]+/(muted\.npy|drift/(.*/)?temporal_bins_s\.npy)|spike_sorters/.*/spike_samples\.npy"
 # What people and their tools add to a session's folder: never missing, and not of the pipeline.
@@ -122,7 +128,8 @@ class RawIdentity(Document):
 class Manifest(Document):
     """manifest.json. probe: "" for what belongs to the session itself.
 
-    parameters: the run's, files by name and sha256. software: versions by process. containers: the images
+    parameters: the run's, files by name and sha256; samplesheet: what the session's row gives beside them.
+    software: versions by process. containers: the images
     that tasks ran in, with their digests; empty where there were none.
     """
 
@@ -130,6 +137,7 @@ class Manifest(Document):
     session: str
     probe: str
     parameters: dict[str, Any]
+    samplesheet: dict[str, Any]
     software: dict[str, list[dict[str, str]]]
     containers: dict[str, str]
     raw: list[RawIdentity]
@@ -147,7 +155,8 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of what tasks made of a probe.
 
-    parts: their folders. record: "parameters", "software" and "containers" of ``Manifest``. documents: of the
+    parts: their folders. record: "parameters", "samplesheet", "software" and
+    "containers" of ``Manifest``. documents: of the
     streams that were read; raw: their files, in the order of the documents'. Memory does not grow with the
     files. Raises ``ValueError`` where two files would be published to one place.
     """

@@ -18,9 +18,8 @@ from pynwb.ecephys import LFP, ElectricalSeries
 from pynwb.event import DurationVectorData, EventsTable, TimestampVectorData
 
 from powerpixels.clock import to_reference_seconds
-from powerpixels.documents import ClockFit, PublishedClock, Stream
+from powerpixels.documents import CLOCK_FILE, ClockFit, PublishedClock, Stream
 from powerpixels.rawdata import StreamReader
-from powerpixels.sync_files import CLOCK_FILE
 from powerpixels.wiring import ANALOG_OBJECT, TIMESTAMPS
 
 # Of a chunk on disk: readers often want a stretch of few channels, and a chunk is decompressed as a whole.

@@ -7,11 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from powerpixels.clock import to_reference_seconds
-from powerpixels.documents import ClockFit, PublishedClock, Session, Stream, SyncResiduals, TimesFile
+from powerpixels.documents import (
+    CLOCK_FILE,
+    ClockFit,
+    PublishedClock,
+    Session,
+    Stream,
+    SyncResiduals,
+    TimesFile,
+)
 from powerpixels.edges import Edges
 
-# An ALF object of its own: as an attribute of spikes it would break code that indexes all of them.
-CLOCK_FILE = "_powerpixels_clock.fit.json"
 # Parts of a stream in which the report shows its residuals.
 BINS = 200
 # Okabe and Ito's colours, which people who see no red or green tell apart.

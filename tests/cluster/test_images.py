@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from powerpixels.simulate import score_alf
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGES = {name: ROOT / "containers" / f"powerpixels-{name}.sif" for name in ("cpu", "gpu")}
@@ -127,3 +128,25 @@ def test_a_session_in_the_images_equals_one_in_the_local_environment(session_sma
     inside_images, local = results.values()
     assert any("spikes.times" in name for name in local)
     assert inside_images == local
+
+
+def test_a_sorter_in_an_image_of_its_own(session_small, tmp_path):
+    """MountainSort 5, which no environment of this project holds, by an image that `make sorter-image` built."""
+    image = ROOT / "containers" / "mountainsort5.sif"
+    needed("cpu")
+    if not image.exists():
+        pytest.skip(f"no {image}: make sorter-image")
+    (tmp_path / "userns.config").write_text("apptainer.runOptions = '--userns'\n")
+    launcher = Launcher(ENGINES[0], tmp_path / "run")
+    run = launcher.run(
+        *("-c", tmp_path / "userns.config", "--input", session_small / "samplesheet.csv", "--drift", "off"),
+        *("--container", IMAGES["cpu"], "--sorter", "mountainsort5", "--sorter_image", image),
+        profile="local,test,apptainer",
+    )
+    assert run.status == 0, run.output
+    (folder,) = run.results.glob("*/*/*/alf/probe00")
+    scores = score_alf(session_small, folder, "probe00")
+    assert len(scores) >= 3 and (scores.recall >= 0.7).all(), scores.to_string()
+    assert (scores.precision >= 0.9).all(), scores.to_string()
+    versions = (run.results / "pipeline_info" / "software_versions.yml").read_text()
+    assert "mountainsort5.sif: sha256" in versions

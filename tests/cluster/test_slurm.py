@@ -128,3 +128,35 @@ def test_a_killed_head_is_resumed(tmp_path):
     assert run.status == 0, run.output
     assert "PREPROCESS m1/2026-03-01_001/probe00" in run.keys("CACHED")
     assert len([key for key in run.keys("COMPLETED", "CACHED") if key.startswith("SORT")]) == 4
+
+
+def test_what_is_short_grows_and_a_restarted_controller_loses_nothing(tmp_path):
+    """A job that SLURM kills for its memory gets more, one at the end of its time gets longer; in between the
+    controller is killed and comes back."""
+    held = {
+        "shank0": "timeout 60 python3 -c 'import time; held = bytes(range(256)) * 6_000_000; time.sleep(50)'",
+        "shank1": "sleep 200",
+    }
+    session = Session(
+        tmp_path,
+        more="process { withName: SORT {\n"
+        # Little at first, so that the test is short; what a retry asks for is the pipeline's own choice.
+        "    resourceLimits = { task.attempt == 1 ? [cpus: 1, memory: 1.GB, time: 1.min] : [cpus: 1, memory: 4.GB, time: 9.min] }\n"
+        "    beforeScript = { task.attempt > 1 ? '' : "
+        f'[shank0: "{held["shank0"]}", shank1: "{held["shank1"]}"][meta.unit] ?: "" }}\n}} }}\n',
+    )
+    process = session.start()
+    wait_for(lambda: jobs("SORT", "R"), "a running SORT")
+    subprocess.run(["pkill", "-9", "slurmctld"], check=True)
+    time.sleep(5)
+    subprocess.run(["slurmctld"], check=True)
+    run = session.finish(process)
+    assert run.status == 0, run.output
+    failed = {row["key"].split("/")[-1]: row for row in run.tasks("FAILED") if row["stage"] == "SORT"}
+    assert {unit: row["exit"] for unit, row in failed.items()} == {"shank0": "137", "shank1": "140"}
+    done = {row["key"].split("/")[-1]: row for row in run.tasks("COMPLETED") if row["stage"] == "SORT"}
+    assert len(done) == 4
+    short = {"shank0": "memory", "shank1": "time"}
+    for unit, row in done.items():
+        grew = [name for name in ("memory", "time") if unit in failed and row[name] != failed[unit][name]]
+        assert grew == [short[unit]] if unit in failed else row["attempt"] == "1"

@@ -249,6 +249,10 @@ def test_manifests_have_every_published_file(finished, session):
     assert files["nwb/sub-sim01_ses-2026-03-01-001_probe-probe00_ecephys.nwb"].clock == "nidq"
     assert manifest.parameters["sorter"] == "kilosort4" and manifest.parameters["wiring"] is None
     assert manifest.software["SORT"][0]["kilosort"] == "4.1.7"
+    own = session / "metadata.yaml"
+    assert manifest.samplesheet == {
+        "metadata": {"name": own.name, "sha256": hashlib.sha256(own.read_bytes()).hexdigest()}
+    }
     raw = {Path(file.path).suffix: file for file in manifest.raw}
     assert raw[".meta"].sha256 is not None and raw[".bin"].size_bytes > 1e6
     told = manifest.model_dump_json()
