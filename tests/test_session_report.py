@@ -57,6 +57,9 @@ def session(tmp_path_factory) -> Path:
     rows = [f"{k},{word},{word},,{word},{word},{100 * k}" for k, word in enumerate(WORDS)]
     heads = "cluster_id,ks2_label,bombcell_label,unitrefine_label,ibl_label,consensus_label,num_spikes"
     (alf / "clusters.metrics.csv").write_text("\n".join([heads, *rows]) + "\n")
+    for k in (1, 2):
+        (qc / "drift" / f"shank{k}").mkdir()
+        Image.new("RGB", (400, 300)).save(qc / "drift" / f"shank{k}" / "drift.png")
     noise = Image.fromarray(rng.integers(0, 255, (600, 1500, 3), dtype=np.uint8))
     for name in (
         "preprocessing/traces_shank0",
@@ -84,7 +87,7 @@ def test_it_is_whole_small_and_by_itself(session, html):
     addresses = [value for name, value in shown.attributes if name in ("src", "href")]
     assert all(address.startswith(("#", "data:image/webp;base64,", "qc/probe00/")) for address in addresses)
     pictures = [address for address in addresses if address.startswith("data:")]
-    assert len(pictures) == 7  # three drawn here, four of the stages
+    assert len(pictures) == 8  # three drawn here, five of the stages
     for picture in pictures:
         image = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
         assert 300 < image.width <= 1300
@@ -99,6 +102,7 @@ def test_what_it_says(html):
     # The probe without results, and why; faults with what they mean.
     assert "✗ failed No units: ALL_ZERO: all is 0" in text
     assert "Copy the file again from the acquisition PC." in text and f"gap {NASTY}" in shown.text
+    assert "Of the other shanks: qc/probe00/drift/shank2/drift.png" in text
     tables = {table[0][0]: table for table in shown.tables}
     assert tables["tool"] == [
         ["tool", "good", "mua", "noise", "unjudged"],
@@ -153,7 +157,7 @@ def test_in_a_browser(session, html, tmp_path):
     with opened(path.as_uri(), tmp_path / "profile") as shown:
         shown.wait_for("Software", seconds=30)
         widths = shown.run("[...document.images].map(image => image.complete ? image.naturalWidth : 0)")
-        assert len(widths) == 7 and min(widths) > 300
+        assert len(widths) == 8 and min(widths) > 300
         assert (
             shown.run(
                 "performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"

@@ -62,7 +62,7 @@ STAGES = (
     ("drift/**/drift.png", "Drift map and the estimated motion"),
     ("sync_residuals.png", "Distance of the sync edges from the fitted clock"),
 )
-# Of several shanks this many have their traces on the page; preprocessing/index.html has all.
+# Of several shanks this many have their figures on the page; the others are named.
 SHOWN_SHANKS = 2
 STYLE = """
 figure img { max-width: 100%; height: auto; border: 1px solid #e2e2e2; }
@@ -158,6 +158,9 @@ def _probe(session: Path, inventory: Inventory, probe: str) -> str:
             part = path.parent.name if path.name == "drift.png" else path.stem.partition("_shank")[2]
             where = f", {part}" if part and len(found) > 1 else ""
             parts.append(_picture(path, caption + where))
+        if found[SHOWN_SHANKS:]:
+            rest = ", ".join(escape(str(path.relative_to(session))) for path in found[SHOWN_SHANKS:])
+            parts.append(f"<p>Of the other shanks: <code>{rest}</code></p>")
     if (qc / "preprocessing" / "index.html").is_file():
         link = f"qc/{probe}/preprocessing/index.html"
         parts.append(f'<p>Each step of preprocessing, all shanks: <a href="{link}">{link}</a></p>')
