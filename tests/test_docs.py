@@ -157,6 +157,23 @@ def test_messages_of_the_troubleshooting_page_are_given_somewhere():
             assert any(part in source for source in sources), part
 
 
+def test_the_schemas_defaults_are_the_configurations():
+    """Every parameter stands in both, with one default; a switch without one is off, as nf-core writes it."""
+    text = (ROOT / "nextflow.config").read_text()
+    block = re.search(r"^params \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)[1]
+    words = {"null": None, "true": True, "false": None}
+    configured = {}
+    for name, value in re.findall(r"^    (\w+) += (\S+)$", block, re.MULTILINE):
+        configured[name] = words[value] if value in words else yaml.safe_load(value)
+    schema = json.loads((ROOT / "nextflow_schema.json").read_text())
+    described = {
+        name: spec.get("default")
+        for group in schema["$defs"].values()
+        for name, spec in group["properties"].items()
+    }
+    assert configured == described and len(configured) > 40
+
+
 def test_the_readme_leads_to_pages_and_places_that_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 120
