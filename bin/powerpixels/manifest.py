@@ -214,6 +214,14 @@ def _published(part: Part, probe: str) -> Iterator[tuple[Path, str, str]]:
                 break
 
 
+def lay_out(part: Part, probe: str, session: Path) -> None:
+    """Links to a task's files, where they are published in the folder of their session."""
+    for file, path, _ in _published(part, probe):
+        target = session / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file.resolve())
+
+
 def _clock(path: str, probe: str, stated: PublishedClock | None) -> str | None:
     """Clock of a published file's times or samples, as the file beside the probe's ALF says."""
     if stated is None:

@@ -98,14 +98,17 @@ def sessions_below(folder: Path) -> list[Path]:
     return found
 
 
-def page(session: Path) -> str:
+def page(session: Path, record: dict[str, Any] | None = None) -> str:
     """The session's page, as HTML. session: <outdir>/<subject>/<date>/<NNN>.
 
-    The same files give the same page. A probe without results has only what is known of its input.
+    record: "parameters" and "software" of the run, where the folder has no manifests that say so. The same
+    files give the same page. A probe without results has only what is known of its input.
     """
     inventory = Inventory.load(session / "qc" / "inventory.json")
     name = f"{inventory.session.subject} {inventory.session.session}"
-    manifests = [read_json(path) for path in sorted(session.glob("qc/*/manifest.json"))]
+    manifests = (
+        [record] if record else [read_json(path) for path in sorted(session.glob("qc/*/manifest.json"))]
+    )
     links = "".join(f'<a href="#{escape(p.name)}">{escape(p.name)}</a>' for p in inventory.probes)
     parts = [
         "<!DOCTYPE html>",

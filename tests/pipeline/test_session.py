@@ -255,6 +255,10 @@ def test_manifests_have_every_published_file(finished, session):
     }
     raw = {Path(file.path).suffix: file for file in manifest.raw}
     assert raw[".meta"].sha256 is not None and raw[".bin"].size_bytes > 1e6
+    page = (finished.results / SESSION / "report.html").read_text(encoding="utf-8")
+    assert page.count('<p class="status">') == len(PROBES) and page.count("data:image/webp") >= 8 * len(
+        PROBES
+    )
     told = manifest.model_dump_json()
     assert str(session) not in told and str(finished.results) not in told
 
@@ -363,7 +367,7 @@ def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_p
     changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
     assert changed.status == 0, changed.output
     stages = {row["stage"] for row in changed.tasks("COMPLETED")}
-    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST"}
+    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST", "SESSION_REPORT"}
     labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
     assert not (labels == 1).any(), "no unit reaches the threshold set"
 
