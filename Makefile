@@ -14,7 +14,7 @@ export PYTHONPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines demo test lint lock clean images sorter-image test-cluster
+.PHONY: help setup engines demo test test-quick lint docs lock clean images sorter-image test-cluster
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -49,9 +49,16 @@ demo: setup ## Simulate a session, run the pipeline on it, compare with the know
 test: setup engines ## All tests
 	.venv/bin/python -m pytest -n auto --dist loadfile
 
-lint: setup engines ## Style of the Python and the Nextflow code
+test-quick: setup ## Those tests that run no pipeline, no sorter and no other program
+	.venv/bin/python -m pytest -n auto --dist loadfile -m 'not slow'
+
+docs: setup ## The manual as a website, in site/
+	.venv/bin/mkdocs build --strict --quiet
+
+lint: setup engines ## Style and types of the Python code, style of the Nextflow code
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.engines/nextflow-25.04.0/nextflow lint main.nf nextflow.config conf modules subworkflows
 
 # Apptainer images. Debian comes from Docker Hub, or by debootstrap from a mirror:

@@ -1,6 +1,7 @@
 #!/usr/bin/env nextflow
 // Power Pixels: raw Neuropixels recordings to sorted, labelled, synchronised units.
 
+include { helpText                     } from './subworkflows/help'
 include { readParams ; readSamplesheet } from './subworkflows/inputs'
 include { failedTasks ; failureLine    } from './subworkflows/failures'
 include { imagesOf                     } from './subworkflows/manifest'
@@ -8,7 +9,12 @@ include { NEUROPIXELS                  } from './subworkflows/neuropixels'
 
 workflow {
     main:
-    def opts = readParams(params, file("${projectDir}/nextflow_schema.json"))
+    def schema = file("${projectDir}/nextflow_schema.json")
+    if (params.help || params.help_all) {
+        println(helpText(schema, params.help_all))
+        exit(0)
+    }
+    def opts = readParams(params, schema)
     if (opts.sorter_image && !workflow.containerEngine) {
         error("--sorter_image: tasks run in images only with a profile that says so, such as -profile apptainer")
     }

@@ -22,6 +22,15 @@ def manifestOf(key, parts, raw, record, given) {
     return [meta, head, sorted.collect { part -> part.folder }, raw ? raw[1] : []]
 }
 
+// A session's page: [meta, head as JSON, folders]. parts: those of all its probes, each with its probe. The sorter's
+// folder, the analyzer, the NWB and copies of raw data are not on the page.
+def pageOf(meta, parts, record) {
+    def shown = parts.findAll { part -> !(part.stage in ['SORT', 'ANALYZE', 'NWB', 'COMPRESS']) }
+    def sorted = shown.toSorted { part -> "${part.probe} ${part.stage} ${part.unit} ${part.folder}".toString() }
+    def head = "{\"parts\": ${groovy.json.JsonOutput.toJson(sorted.collect { part -> part.subMap(['stage', 'unit', 'probe']) })}, \"record\": ${record}}".toString()
+    return [meta, head, sorted.collect { part -> part.folder }]
+}
+
 // What made a run's files, as JSON. versions: [process, text of its versions.json] of the processes.
 def recordOf(opts, names, versions) {
     def software = versions.groupBy { entry -> entry[0] }.collectEntries { process, entries -> [process, entries.collect { entry -> new groovy.json.JsonSlurper().parseText(entry[1]) }] }
@@ -33,7 +42,7 @@ def parametersOf(opts) {
     def elsewhere = ['input', 'outdir', 'publish_dir_mode', 'container', 'sorter_image', 'scratch', 'checkpoint_dir', 'device']
     def files = ['wiring', 'metadata', 'sorter_params', 'bombcell_params', 'ibl_params', 'unitrefine_models']
     return opts
-        .findAll { entry -> !(entry.key in elsewhere) && !(entry.key =~ '^(custom_config_|config_profile_|max_|igenomes_)') }
+        .findAll { entry -> !(entry.key in elsewhere) && !(entry.key =~ '^(help|custom_config_|config_profile_|max_|igenomes_)') }
         .collectEntries { name, value ->
             if (!(name in files) || value == null) {
                 return [name, value]

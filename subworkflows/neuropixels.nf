@@ -1,6 +1,6 @@
 include { codeDigest          } from './inputs'
 include { explainedFailures   } from './failures'
-include { folderNamed ; givenIn ; madeBy ; manifestOf ; parametersOf ; recordOf } from './manifest'
+include { folderNamed ; givenIn ; madeBy ; manifestOf ; pageOf ; parametersOf ; recordOf } from './manifest'
 include { folderOf            } from '../modules/resources'
 include { INSPECT             } from '../modules/inspect'
 include { REFUSE              } from '../modules/refuse'
@@ -20,6 +20,7 @@ include { EXPORT              } from '../modules/export'
 include { NWB                 } from '../modules/nwb'
 include { REPORT              } from '../modules/report'
 include { MANIFEST            } from '../modules/manifest'
+include { SESSION_REPORT      } from '../modules/session_report'
 
 // The way of the data: sessions → probes → sorting units, and back to probes. A probe's recordings of sessions that
 // are to be sorted as one are joined at PREPROCESS and parted again at EXPORT; most often there is just one.
@@ -315,6 +316,19 @@ workflow NEUROPIXELS {
             .combine(rows)
             .map { key, parts, raw, whole, compression, given -> manifestOf(key, parts, raw, key.stream ? compression : whole, key.stream ? [:] : given[sessionOf(key)] ?: [:]) },
         codeDigest('pp_manifest.py')
+    )
+
+    // A page for each session, of the same folders; for what sessions share there is none.
+    SESSION_REPORT(
+        made
+            .filter { key, _parts -> !key.stream }
+            .map { key, parts -> [key.subMap(['subject', 'session']), parts.collect { part -> part + [probe: key.probe] }] }
+            .groupTuple()
+            .map { meta, parts -> [meta, parts.collectMany { own -> own }] }
+            .filter { _meta, parts -> parts.any { part -> part.stage == 'INSPECT' } }
+            .combine(everything)
+            .map { meta, parts, record -> pageOf(meta, parts, record) },
+        codeDigest('pp_session_report.py')
     )
 
     emit:

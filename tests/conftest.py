@@ -8,6 +8,36 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data" / "real"
+# Modules whose tests start Nextflow, a sorter or a browser, read whole real recordings, or compute for long.
+SLOW = {
+    "test_analyze",
+    "test_bombcell_labels",
+    "test_checkpoint",
+    "test_curate",
+    "test_drift",
+    "test_fast_pass",
+    "test_kilosort_run",
+    "test_lfp",
+    "test_motion",
+    "test_nwb",
+    "test_real_openephys",
+    "test_real_spikeglx",
+    "test_real_sync",
+    "test_sort",
+    "test_sorters",
+    "test_sorters_with_drift",
+    "test_template_match",
+    "test_torch_pass",
+    "test_unitrefine",
+    "test_visualize",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what is in SLOW or in a folder of its own: tests/pipeline, tests/cluster."""
+    for item in items:
+        if item.path.stem in SLOW or item.path.parent != ROOT / "tests":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

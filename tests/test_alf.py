@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import spikeinterface as si
+from conftest import ROOT
 from exported_probe import BAD, CLOCK, LABELS, N_SAMPLES, OTHER_LABELS, RATE, UNIT_IDS, built, session_of
 from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import alf
+from powerpixels.brain import BrainLocation
 from powerpixels.documents import Part
-from powerpixels.export import gather
+from powerpixels.export import UnitMotion, gather
 from powerpixels.motion import MotionDocument
 
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
@@ -368,3 +371,35 @@ def test_unknown_label_is_refused(made, tmp_path):
     export.clusters.loc[2, "bombcell_label"] = "axonal"
     with pytest.raises(ValueError, match=r"\['axonal'\] have no code"):
         alf.write_alf(export, tmp_path)
+
+
+def test_the_manuals_table_is_what_is_written(made, tmp_path):
+    """Each file of a probe that has everything: in the table, of its number of dimensions and its type."""
+    export = gather(made.document, made.preprocess, CLOCK, made.units)
+    motion = UnitMotion(np.arange(4.0), np.arange(3.0), np.zeros((4, 3)))
+    export = replace(
+        export,
+        brain={channel.raw_column: BrainLocation(1.0, 2.0, 3.0, 10, "VISp1") for channel in export.recorded},
+        motions=dict.fromkeys(export.units, motion),
+        spike_muted=np.zeros(export.spike_times.shape, bool),
+        observed=np.array([[0.0, 1.0], [2.0, 3.0]]),
+        gaps=np.array([[30000, 30000]]),
+    )
+    alf.write_alf(export, tmp_path)
+    page = (
+        (ROOT / "docs/outputs.md").read_text(encoding="utf-8").split("## A probe's ALF")[1].split("\n## ")[0]
+    )
+    rows = dict(re.findall(r"^\| `([^`]+)` \|([^|]*)\|", page, re.MULTILINE))
+    written = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
+    names = {re.sub(r"\.shank\d", "", name) for name in written}
+    ours = {name for name in rows if "_iblqc_" not in name and name not in ("lfp.zarr", "xyz_picks.json")}
+    assert names == ours
+    assert {name for name in rows if name.endswith("timestamps.npy")} == alf.RAW_QC_UNITS.keys()
+    kinds = {"text": "U", "bool": "b"}
+    for name, path in written.items():
+        if path.suffix != ".npy":
+            continue
+        shape, kind = re.fullmatch(r" \(([^)]*)\) (\w+) ", rows[re.sub(r"\.shank\d", "", name)]).groups()
+        array = np.load(path)
+        assert array.ndim == len([part for part in shape.split(",") if part.strip()]), name
+        assert array.dtype.kind == kinds[kind] if kind in kinds else array.dtype == kind, name

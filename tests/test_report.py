@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import pytest
 from powerpixels import report, summary
 from powerpixels.documents import Channel, Fault, Inventory, Piece, Probe, ProbeSummary, Session, Stream
 
@@ -14,7 +15,7 @@ NASTY = '<script>alert("&")</script>'
 class Page(HTMLParser):
     """What a browser makes of a page: elements in balance, tables as text, ids and links."""
 
-    VOID = {"meta", "br"}
+    VOID = {"meta", "br", "img"}
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -216,3 +217,43 @@ def test_empty_runs():
     bare = inventory(probes=[], nidq=None, faults=[])
     _, page = page_of([DONE], [], [bare])
     assert "What failed" not in page.text and "Faults of the input" not in page.text
+
+
+def test_a_probe_that_stands_out_is_marked():
+    """Nine probes of about 100 units and one of 3; too few to tell where there are five."""
+    units = [98, 100, 101, 99, 102, 100, 97, 103, 100, 3]
+    summaries = [
+        DONE.model_copy(update={"probe": f"probe{k:02d}", "n_units": n, "n_spikes": 1000 * n})
+        for k, n in enumerate(units)
+    ]
+    html, page = page_of(summaries, [], [])
+    assert re.findall(r'<td class="number unusual"[^>]*>([^<]*)</td>', html) == ["◆ 3", "◆ 3\u2009000"]
+    assert "unusual: the median of the run&#x27;s probes is 100" in html
+    assert "unusual:" not in page_of(summaries[-5:], [], [])[0]
+
+
+def test_in_a_browser(tmp_path):
+    """A click on a column's head sorts by its numbers, another the other way; nothing is asked of other places."""
+    from browser import browser, opened
+
+    if browser() is None:
+        pytest.skip("no browser is installed")
+    units = [9, 100, 30]
+    summaries = [
+        DONE.model_copy(update={"probe": f"probe{k:02d}", "n_units": n}) for k, n in enumerate(units)
+    ]
+    html, _ = page_of(summaries, [FAILED], [inventory()])
+    path = tmp_path / "report.html"
+    path.write_text(html, encoding="utf-8")
+    column = """(() => {
+      const table = [...document.querySelectorAll("table")].find(t => t.querySelector("th[onclick]"));
+      const head = [...table.rows[0].cells].find(cell => cell.textContent === "units");
+      CLICK
+      return [...table.tBodies[0].rows].map(row => row.cells[head.cellIndex].textContent).filter(Boolean).join(" ");
+    })()"""
+    with opened(path.as_uri(), tmp_path / "profile") as shown:
+        shown.wait_for("Recordings", seconds=30)
+        assert shown.run(column.replace("CLICK", "")) == "9 100 30"
+        assert shown.run(column.replace("CLICK", "head.click();")) == "9 30 100"
+        assert shown.run(column.replace("CLICK", "head.click();")) == "100 30 9"
+        assert shown.run("performance.getEntriesByType('resource').length") == 0

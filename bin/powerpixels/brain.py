@@ -95,8 +95,8 @@ def read_locations(paths: Sequence[Path | str], positions: np.ndarray) -> dict[i
                 )
             seen[row] = path.name
             try:
-                place = [float(entry[axis]) for axis in "xyz"]
-                found[row] = BrainLocation(*place, int(entry["brain_region_id"]), str(entry["brain_region"]))
+                x, y, z = (float(entry[axis]) for axis in "xyz")
+                found[row] = BrainLocation(x, y, z, int(entry["brain_region_id"]), str(entry["brain_region"]))
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path}: expected x, y, z, brain_region and brain_region_id of each channel, found "

@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("curate", "curate", "open SpikeInterface's GUI on a probe's units"),
         ("apply-curation", "curated", "write the revision of ALF and NWB that a curation makes"),
         ("verify", "manifest", "check published results against their manifests"),
+        ("session-report", "session_report", "write a page of figures for each session of a run's results"),
+        ("migrate", "migrate", "turn the original Power Pixels' settings.json into this pipeline's files"),
         ("fetch-models", "models", "fetch UnitRefine's models once, for --unitrefine_models"),
     ):
         module = import_module(f"powerpixels.{place}")

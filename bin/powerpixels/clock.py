@@ -427,7 +427,7 @@ def _may_be_one_wave(a: Edges, line_a: str, b: Edges, line_b: str) -> bool:
     waves = _wave(a, line_a, 0.0), _wave(b, line_b, 0.0)
     if not any(_is_regular(wave) for wave in waves):
         return True
-    return _alike(*(_period(wave) for wave in waves), tick)
+    return _alike(_period(waves[0]), _period(waves[1]), tick)
 
 
 def pulse_rate(edges: Edges, line: str) -> tuple[float, bool] | None:
@@ -478,7 +478,7 @@ def _common_period(wave_p: _Wave, wave_r: _Wave, names: str, tick: float) -> flo
     The two streams' must agree within 1 %: it is a check that they carry the same wave.
     """
     periods = [_period(wave) for wave in (wave_p, wave_r)]
-    if not _alike(*periods, tick):
+    if not _alike(periods[0], periods[1], tick):
         raise DataError(
             f"{names}: pulses every {periods[0]:.4g} s on the one and every {periods[1]:.4g} s on the other;"
             " expected the same sync wave; check the line named as sync and the cabling"

@@ -124,7 +124,7 @@ class _Plans:
                 self.rate,
                 self._highpass_hz,
                 *(values[chosen] for values in self._channels),
-                [self._notches[k] for k in chosen],
+                notches=[self._notches[k] for k in chosen],
             )
         return self._made[key]
 

@@ -86,7 +86,7 @@ ON_STREAM = r"qc/[^/]+/(muted\.npy|drift/(.*/)?temporal_bins_s\.npy)|spike_sorte
 # What people and their tools add to a session's folder: never missing, and not of the pipeline.
 ADDED = re.compile(
     r"(.*/)?#[^/]+#/.*|(.*/)?curation/.*|histology/.*|(.*/)?(channel_locations|prev_alignments)[^/]*\.json"
-    r"|(.*/)?session_notes\.txt|(.*/)?[^/]*\.(nrrd|tiff?)|qc/(.*/)?manifest(_[^/]+)?\.json"
+    r"|report\.html|(.*/)?session_notes\.txt|(.*/)?[^/]*\.(nrrd|tiff?)|qc/(.*/)?manifest(_[^/]+)?\.json"
 )
 
 
@@ -212,6 +212,14 @@ def _published(part: Part, probe: str) -> Iterator[tuple[Path, str, str]]:
                     path = path.replace(name, value)
                 yield file, path, what
                 break
+
+
+def lay_out(part: Part, probe: str, session: Path) -> None:
+    """Links to a task's files, where they are published in the folder of their session."""
+    for file, path, _ in _published(part, probe):
+        target = session / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file.resolve())
 
 
 def _clock(path: str, probe: str, stated: PublishedClock | None) -> str | None:

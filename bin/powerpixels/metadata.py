@@ -20,6 +20,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from powerpixels.documents import Session
@@ -113,7 +114,7 @@ class _Given:
             self.values[key] = value
             self.origin[key] = str(path)
 
-    def get(self, section: str, name: str) -> object:
+    def get(self, section: str, name: str) -> Any:
         return self.values.get((section, name))
 
     def said(self, section: str, name: str) -> str:

@@ -49,7 +49,8 @@ class Rows(GenericDataChunkIterator):
         super().__init__(buffer_shape=(buffer_rows, *columns), chunk_shape=(rows, *chunk_columns))
 
     def _get_data(self, selection: tuple[slice, ...]) -> np.ndarray:
-        return self.read(selection[0].start, selection[0].stop)[(slice(None), *selection[1:])]
+        columns = (slice(None), *selection[1:])
+        return self.read(selection[0].start, selection[0].stop)[columns]
 
     def _get_maxshape(self) -> tuple[int, ...]:
         return self._shape

@@ -53,6 +53,7 @@ def locate(streams: Sequence[Stream], raw_dir: Path) -> list[dict[str, Path]]:
 class RowFile(Protocol):
     """A data file: rows of int16 samples, one column for each channel."""
 
+    path: Path
     n_rows: int
 
     def read(self, start: int, stop: int) -> np.ndarray:

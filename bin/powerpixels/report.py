@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from statistics import median
 
 from powerpixels.agreement import Agreement
 from powerpixels.documents import Fault, Inventory, Stream, SyncResiduals
@@ -29,6 +30,7 @@ th[onclick] { cursor: pointer; }
 th[onclick]:hover { text-decoration: underline; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.name { white-space: nowrap; }
+td.unusual { font-weight: 700; color: #7a3300; }
 .mark { font-weight: 600; white-space: nowrap; padding: 0 .4rem; border-radius: 4px; }
 .done { background: #d6e6f5; color: #0b3c66; }
 .failed, .blocks { background: #fbe0c8; color: #7a3300; }
@@ -228,6 +230,8 @@ def _probes(rows: list[dict]) -> str:
         return "<p>No probe came out of this run.</p>"
     heads = ["status", "subject", "session", "probe", "model", "duration", "channels", "dead, noisy, out"]
     heads += ["units", "good by sorter", "by Bombcell", "spikes", "clock, rms µs", "drift", "faults"]
+    counts = ("n_units", "n_good_kilosort", "n_good_bombcell", "n_spikes")
+    medians = {name: _median_where_unusual(rows, name) for name in counts}
     body = []
     for row in rows:
         done = row["status"] == "done"
@@ -240,14 +244,33 @@ def _probes(rows: list[dict]) -> str:
                 ("duration", row["duration_s"]),
                 ("number", row["n_channels"]),
                 ("name", f"{row['n_dead']}, {row['n_noise']}, {row['n_out']}" if done else None),
-                *(("number", row[name]) for name in ("n_units", "n_good_kilosort", "n_good_bombcell")),
-                ("number", row["n_spikes"]),
+                *(
+                    ("unusual", (row[name], medians[name][row[name]]))
+                    if row[name] in medians[name]
+                    else ("number", row[name])
+                    for name in counts
+                ),
                 ("name", f"{row['reference_clock']}, {row['sync_rms_us']:.1f}" if done else None),
                 ("", row["drift"]),
                 ("html", " ".join(links)),
             ]
         )
-    return "<h2>Probes</h2>" + _table(heads, body, sortable=True)
+    legend = "<p>◆ is far from the run's other probes.</p>" if any(medians.values()) else ""
+    return "<h2>Probes</h2>" + legend + _table(heads, body, sortable=True)
+
+
+def _median_where_unusual(rows: list[dict], column: str) -> dict[int, float]:
+    """Values of a column that are far from those of the run's other probes, each with the run's median.
+
+    Far is more than 3.5 median absolute deviations, scaled to a normal distribution's standard deviation
+    (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). Nothing is said of fewer than six probes.
+    """
+    values = [row[column] for row in rows if row["status"] == "done"]
+    if len(values) < 6:
+        return {}
+    middle = median(values)
+    scale = 1.4826 * median(abs(value - middle) for value in values)
+    return {value: middle for value in values if scale and abs(value - middle) > 3.5 * scale}
 
 
 def _faults(rows: list[dict], inventories: list[Inventory]) -> str:
@@ -342,7 +365,10 @@ def _stream_row(probe: str, holds: str, stream: Stream) -> list[tuple[str, objec
 
 
 def _table(heads: list[str], body: list[list[tuple[str, object]]], sortable: bool = False) -> str:
-    """A table; a cell is (kind, value) with kind "", "name", "number", "duration" (s) or "html"."""
+    """A table; a cell is (kind, value) with kind "", "name", "number", "duration" (s) or "html".
+
+    "unusual" is a number that stands out, as (number, the others' median).
+    """
     click = ' onclick="sortBy(this)" title="sort"' if sortable else ""
     head = "".join(f"<th{click}>{escape(name)}</th>" for name in heads)
     lines = "\n".join(f"<tr>{''.join(_cell(kind, value) for kind, value in row)}</tr>" for row in body)
@@ -358,6 +384,12 @@ def _cell(kind: str, value: object) -> str:
         minutes, seconds = divmod(float(value), 60)
         text = f"{int(minutes // 60)}:{int(minutes % 60):02d}:{seconds:04.1f}"
         return f'<td class="number" data-value="{float(value)!r}">{text}</td>'
+    if kind == "unusual":
+        value, middle = value
+        told = f"unusual: the median of the run's probes is {middle:g}"
+        return (
+            f'<td class="number unusual" data-value="{value}" title="{escape(told)}">◆ {_number(value)}</td>'
+        )
     if kind == "number":
         return f'<td class="number" data-value="{escape(str(value))}">{_number(value)}</td>'
     return f'<td class="name">{escape(str(value))}</td>' if kind else f"<td>{escape(str(value))}</td>"

@@ -1266,6 +1266,9 @@ def _computed(
             yield pending.popleft().get()
 
 
+_chunk: Callable[[int, int], np.ndarray]
+
+
 def _set_chunk(chunk: Callable[[int, int], np.ndarray]) -> None:
     global _chunk
     _chunk = chunk

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from driver import empty_session
+from driver import ENGINES, ROOT, Launcher, empty_session
 
 
 def write_sheet(folder, text: str):
@@ -149,3 +151,21 @@ def test_scratch_is_for_engines_that_copy_back_safely(oldest, tmp_path):
 )
 def test_faulty_header(oldest, tmp_path, text, messages):
     refused(oldest.run("--input", write_sheet(tmp_path, text)), *messages)
+
+
+@pytest.mark.parametrize(("engine", "option"), [(ENGINES[0], "--help"), (ENGINES[1], "--help_all")])
+def test_help_names_every_parameter_and_does_nothing(engine, option, tmp_path):
+    run = Launcher(engine, tmp_path / "launch").run(option, profile="test")
+    assert run.status == 0, run.output
+    schema = json.loads((ROOT / "nextflow_schema.json").read_text())
+    for group in schema["$defs"].values():
+        shown = {name: spec for name, spec in group["properties"].items() if not spec.get("hidden")}
+        assert not shown or f"\n{group['title']}\n" in run.output
+        for name, spec in shown.items():
+            (line,) = [line for line in run.output.splitlines() if line.startswith(f"  --{name} ")]
+            words = spec["description"].split()[:4]
+            assert " ".join(words) in line and len(line) <= 110
+            if option == "--help_all" and "help_text" in spec:
+                assert " ".join(spec["help_text"].split()[:4]) in run.output
+    assert "custom_config_base" not in run.output and "Submitted process" not in run.output
+    assert run.output.count("\n") < 70 or option == "--help_all"

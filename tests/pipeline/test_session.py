@@ -8,13 +8,15 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from driver import ENGINES, Launcher, Run
+from driver import ENGINES, ROOT, Launcher, Run
 from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import load_neural_data
@@ -253,6 +255,10 @@ def test_manifests_have_every_published_file(finished, session):
     }
     raw = {Path(file.path).suffix: file for file in manifest.raw}
     assert raw[".meta"].sha256 is not None and raw[".bin"].size_bytes > 1e6
+    page = (finished.results / SESSION / "report.html").read_text(encoding="utf-8")
+    assert page.count('<p class="status">') == len(PROBES) and page.count("data:image/webp") >= 8 * len(
+        PROBES
+    )
     told = manifest.model_dump_json()
     assert str(session) not in told and str(finished.results) not in told
 
@@ -271,6 +277,21 @@ def test_the_loader_reads_what_was_published(finished, probe):
     times = np.load(alf_folder(finished, probe) / "spikes.times.npy")
     of = np.load(alf_folder(finished, probe) / "spikes.clusters.npy")
     np.testing.assert_array_equal(spikes["times"], times[np.isin(of, good)])
+
+
+def test_the_manuals_example_of_a_psth(finished, truth, tmp_path):
+    """Licks say nothing of the simulated neurons: around them a unit's mean rate is its own."""
+    script = ROOT / "docs" / "psth.py"
+    subprocess.run(
+        [sys.executable, script, finished.results / SESSION, "probe00", "_nidq_port0line1", tmp_path],
+        check=True,
+    )
+    table = pd.read_csv(tmp_path / "psth.csv", index_col="cluster_id")
+    spikes, clusters, _ = load_neural_data(finished.results / SESSION, "probe00")
+    assert table.index.tolist() == clusters["cluster_id"].tolist() and (tmp_path / "psth.png").stat().st_size
+    duration = truth.document.config.duration_s
+    for unit, rates in table.iterrows():
+        assert rates.mean() == pytest.approx((spikes["clusters"] == unit).sum() / duration, rel=0.35, abs=1)
 
 
 def test_events_and_analog_on_the_nidq_clock(finished, truth):
@@ -346,7 +367,7 @@ def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_p
     changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
     assert changed.status == 0, changed.output
     stages = {row["stage"] for row in changed.tasks("COMPLETED")}
-    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST"}
+    assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST", "SESSION_REPORT"}
     labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
     assert not (labels == 1).any(), "no unit reaches the threshold set"
 

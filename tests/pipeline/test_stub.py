@@ -28,6 +28,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     assert Counter(row["stage"] for row in run.tasks("COMPLETED")) == {
         "INSPECT": 2, "EDGES": 5, "SYNC": 3, "EVENTS": 2, "RAW_QC": 3, "PREPROCESS": 3, "VISUALIZE": 3,
         "DRIFT": 12, "SORT": 12, "ANALYZE": 12, "LABEL": 12, "EXPORT": 3, "NWB": 3, "REPORT": 1, "MANIFEST": 5,
+        "SESSION_REPORT": 2,
     }  # fmt: skip
     assert "SORT m1/2026-03-02_003/probe01/shank3" in run.keys("COMPLETED")
     published = {str(path.relative_to(run.results)) for path in run.results.rglob("*") if path.is_file()}
@@ -35,6 +36,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
         assert {
             f"m1/{session}/qc/inventory.json",
             f"m1/{session}/qc/manifest.json",
+            f"m1/{session}/report.html",
             f"m1/{session}/qc/{probe}/manifest.json",
             f"m1/{session}/qc/{probe}/preprocess.json",
             f"m1/{session}/qc/{probe}/sync.json",
@@ -60,7 +62,7 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     again = launcher.run(*arguments, "-resume", profile="test")
     assert again.status == 0
     assert again.keys("COMPLETED") == []
-    assert len(again.keys("CACHED")) == 81
+    assert len(again.keys("CACHED")) == 83
 
 
 def test_sessions_sorted_together(launcher, tmp_path):
@@ -155,7 +157,8 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
     (run.results / "m1/2026-03-01/001/alf/probe00/channel_locations.json").write_text("{}")
     again = launcher.run(*arguments)
     assert again.keys("COMPLETED") == [
-        f"EXPORT {session}/probe00", f"MANIFEST {session}/probe00", f"NWB {session}/probe00", "REPORT -"
+        f"EXPORT {session}/probe00", f"MANIFEST {session}/probe00", f"NWB {session}/probe00", "REPORT -",
+        f"SESSION_REPORT {session}",
     ]  # fmt: skip
     (task,) = [row for row in again.tasks("COMPLETED") if row["stage"] == "EXPORT"]
     assert "locations/channel_locations.json" in (Path(task["workdir"]) / ".command.run").read_text()
@@ -230,13 +233,13 @@ def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     changed = launcher.run(*arguments, profile="test")
     # Their outputs are new files, so what follows runs again; SORT and ANALYZE stay.
     assert {row["stage"] for row in changed.tasks("COMPLETED")} == {"LABEL", "EXPORT", "NWB"} | (
-        {"REPORT", "MANIFEST"} & {row["stage"] for row in changed.tasks("COMPLETED")}
+        {"REPORT", "MANIFEST", "SESSION_REPORT"} & {row["stage"] for row in changed.tasks("COMPLETED")}
     )
 
     (tmp_path / "mouse.yaml").write_text("timezone: UTC")
     described = launcher.run(*arguments, profile="test")
     rerun = {row["stage"] for row in described.tasks("COMPLETED")}
-    assert "NWB" in rerun and rerun <= {"NWB", "MANIFEST", "REPORT"}
+    assert "NWB" in rerun and rerun <= {"NWB", "MANIFEST", "REPORT", "SESSION_REPORT"}
 
     data = tmp_path / "raw" / "run_g0" / "run_g0_imec1" / "run_g0_t0.imec1.ap.bin"
     os.utime(data, (1_700_000_000, 1_700_000_000))
