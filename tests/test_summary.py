@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from powerpixels import report, summary
-from powerpixels.documents import Fault, Inventory, ProbeNotes, ProbeSummary, Session
+from powerpixels.documents import Fault, Inventory, Probe, ProbeNotes, ProbeSummary, Session, Stream
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
@@ -125,6 +125,41 @@ def test_notes_follow_what_the_export_noted():
     ]
     first, second = summary.table(SUMMARIES, [], [], notes)
     assert first["warnings"] == ["shank1: a, b", "shank3: c", "no NWB"] and second["warnings"] == []
+
+
+def test_earlier_rows_stay_where_this_run_has_none():
+    """Another run's sessions; of this run's, the probes that it was not to do."""
+    first = summary.table(SUMMARIES, FAILURES, INVENTORIES)
+    inventory = INVENTORIES[0].model_copy(
+        update={"probes": [sorted_probe("probe00"), sorted_probe("probe01")]}
+    )
+    stopped = [{"subject": "mouse01", "session": "2026-03-02_001", "probe": "probe00", "stage": "SORT"}]
+    now = summary.table([], [], [inventory], stopped=stopped)
+    (row,) = now
+    assert row["status"] == "stopped after SORT" and row["n_units"] is None and row["reason"] is None
+    joined = summary.with_earlier(now, first, [inventory])
+    assert [(r["subject"], r["session"], r["probe"], r["status"]) for r in joined] == [
+        ORDER[0], ("mouse01", "2026-03-02_001", "probe00", "stopped after SORT"), *ORDER[2:],
+    ]  # fmt: skip
+    # A session that failed as a whole, or a stream of it, is judged anew.
+    stream = failed("mouse01", "2026-03-02_001", "nidq", stage="EVENTS")
+    old = summary.table([], [failed("mouse01", "2026-03-02_001", ""), stream], [])
+    assert summary.with_earlier(now, old, [inventory]) == now
+    assert "stopped after SORT" in report.page(joined, [])
+
+
+def sorted_probe(name: str) -> Probe:
+    stream = Stream(
+        name="ap",
+        kind="ap",
+        files=[],
+        sampling_rate_hz=3e4,
+        n_columns=2,
+        n_samples=30,
+        first_sample=0,
+        pieces=[],
+    )
+    return Probe(name=name, part_number=None, serial_number=None, model=None, shanks=[0], ap=stream)
 
 
 def test_failure_with_other_keys_is_refused():
