@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("curate", "curate", "open SpikeInterface's GUI on a probe's units"),
         ("apply-curation", "curated", "write the revision of ALF and NWB that a curation makes"),
         ("verify", "manifest", "check published results against their manifests"),
+        ("estimate", "estimate", "say what disk and hours a samplesheet's sessions will take"),
         ("status", "status", "say how far a run is: probes done, running, failed, and the time left"),
         ("report", "summary", "make the summary and report of a results folder anew, of all its runs"),
         ("fetch-models", "models", "fetch UnitRefine's models once, for --unitrefine_models"),

@@ -20,8 +20,10 @@ from one.alf.io import load_object
 from powerpixels import load_neural_data
 from powerpixels.analyze import Suggestions
 from powerpixels.documents import Preprocess
+from powerpixels.estimate import Options, estimate
 from powerpixels.manifest import Manifest, verify
 from powerpixels.simulate import Truth, score_alf
+from powerpixels.status import status
 
 SESSION = "sim01/2026-03-01/001"
 PROBES = ("probe00", "probe01")
@@ -326,6 +328,31 @@ def test_summary_and_versions(finished):
         and "spikeinterface: 0.105.3" in versions
         and "Nextflow: 24.10.0" in versions
     )
+
+
+def test_the_estimate_beforehand(finished, session, monkeypatch):
+    """Sizes on the disk after the run, with as many units and spikes assumed as there are. Traces are estimated with
+    the channels that turn out unfit (18 of 80 lie out of the brain, more are dead); the rest of this short session is
+    figures. Hours: of the trace, on a machine whose load makes them longer."""
+    rows = json.loads((finished.results / "summary.json").read_text())
+    for name, count in (("UNITS_PER_CHANNEL", "n_units"), ("SPIKES_PER_S_PER_CHANNEL", "n_spikes")):
+        n = sum(row[count] for row in rows) / sum(row["n_channels"] for row in rows)
+        monkeypatch.setattr(f"powerpixels.estimate.{name}", n / (20 if count == "n_spikes" else 1))
+    (found,) = estimate(session / "samplesheet.csv", Options(device="cpu"))
+    raw = sum(path.stat().st_size for path in (session / "raw").rglob("*") if path.is_file())
+    assert found.raw_bytes == raw and found.probes == 2 and found.gpu_hours == 0
+    # A hard link counts once.
+    tasks = {Path(row["workdir"]) for row in finished.tasks()}
+    work = {
+        (stat.st_ino): stat.st_size
+        for folder in tasks
+        for stat in (path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    }
+    assert 1.0 <= found.work_bytes / sum(work.values()) <= 1.6
+    published = sum(path.stat().st_size for path in (finished.results / "sim01").rglob("*") if path.is_file())
+    assert 0.7 <= found.published_bytes / published <= 1.4
+    spent = status(finished.results, time.time())["core_hours"]
+    assert 0.1 <= found.core_hours / spent <= 2
 
 
 def test_resume_does_nothing_again(finished, launcher, session):
