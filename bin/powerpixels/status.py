@@ -96,20 +96,13 @@ def status(results: Path, now: float) -> dict[str, Any]:
     now: s, epoch. Of several runs into the folder the newest attempt of each task counts; time left is that
     of the runs that have not ended. Raises ``DataError`` where no run was started into the folder.
     """
-    info = Path(results) / "pipeline_info"
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in info.glob("run_*.json")]
-    records.sort(key=lambda record: record["start"])
-    traces = {path.resolve() for path in info.glob("trace_*.tsv")}
-    traces |= {Path(record["trace"]).resolve() for record in records if Path(record["trace"]).exists()}
-    if not records and not traces:
-        raise DataError(f"{info}: expected run_*.json and trace_*.tsv of a run; give the run's --outdir")
-    ended = [task for path in sorted(traces, key=lambda path: path.name) for task in read_trace(path)]
-    going = [record for record in records if record["end"] is None]
-    folders = {task.workdir for task in ended}
-    active = [task for record in going for task in _active(record, folders)]
+    records = read_records(results)
+    ended = read_traces(results, records)
+    alive = going(records)
+    active = active_tasks(records, ended)
     newest = {(task.stage, task.tag): task for task in ended} | {(t.stage, t.tag): t for t in active}
     sessions = _sessions(records, Path(results), newest.values())
-    rows = [row for session in sessions for row in _rows(session, newest, bool(going))]
+    rows = [row for session in sessions for row in _rows(session, newest, bool(alive))]
     spent = [task for task in ended if not task.cached]
     gpu_places = {
         (s["subject"], s[name]) for s in sessions for name in ("session", "sorted_as") if s.get("gpu", True)
@@ -118,7 +111,7 @@ def status(results: Path, now: float) -> dict[str, Any]:
     waits = [task.start - task.submit for task in spent if task.start and task.submit]
     running = [task for task in active if task.state == "runs"]
     return {
-        "runs": [_run_state(record, now) for record in going or records[-1:]],
+        "runs": [_run_state(record, now) for record in alive or records[-1:]],
         "sessions": len(sessions),
         "probes": dict(Counter(row.state for row in rows if row.probe)),
         "tasks": {
@@ -132,10 +125,41 @@ def status(results: Path, now: float) -> dict[str, Any]:
         "core_hours": sum(task.realtime_s * task.cpus for task in spent) / 3600,
         "queue_hours": sum(waits) / 3600,
         "queue_mean_s": mean(waits) if waits else None,
-        "left": _left(sessions, newest, spent, running, rows, going, now) if going else None,
+        "left": _left(sessions, newest, spent, running, rows, alive, now) if alive else None,
         "rows": [asdict(row) for row in rows],
         "summary_lacks": _lacking(Path(results)),
     }
+
+
+def read_records(results: Path) -> list[dict]:
+    """What the runs into a results folder left when they started and ended, the oldest first.
+
+    Raises ``DataError`` where no run was started into the folder.
+    """
+    info = Path(results) / "pipeline_info"
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in info.glob("run_*.json")]
+    if not records:
+        raise DataError(f"{info}: expected run_*.json of a run; give the run's --outdir")
+    return sorted(records, key=lambda record: record["start"])
+
+
+def going(records: Sequence[dict]) -> list[dict]:
+    """The runs that have not ended, as far as is known: a killed one has when it was started again."""
+    newest = {record["session_id"]: record for record in records}
+    return [record for record in newest.values() if record["end"] is None]
+
+
+def read_traces(results: Path, records: Sequence[dict]) -> list[Task]:
+    """All tasks of all runs into a results folder that ended, in the order of the runs."""
+    traces = {path.resolve() for path in (Path(results) / "pipeline_info").glob("trace_*.tsv")}
+    traces |= {Path(record["trace"]).resolve() for record in records if Path(record["trace"]).exists()}
+    return [task for path in sorted(traces, key=lambda path: path.name) for task in read_trace(path)]
+
+
+def active_tasks(records: Sequence[dict], ended: Sequence[Task]) -> list[Task]:
+    """The tasks of runs that go on which have not ended."""
+    folders = {task.workdir for task in ended}
+    return [task for record in going(records) for task in _active(record, folders)]
 
 
 def read_trace(path: Path) -> list[Task]:
@@ -355,7 +379,7 @@ def _expected(session: dict) -> set[tuple[str, str]]:
     return tags
 
 
-def _left(sessions, newest, spent, running, rows: list[Row], going, now: float) -> dict[str, Any]:
+def _left(sessions, newest, spent, running, rows: list[Row], alive, now: float) -> dict[str, Any]:
     """Time left: what is still to do, at each stage's mean time, with as many at once as on average so far.
 
     Never less than one probe's way through the stages. unmeasured: stages of which no task has ended yet,
@@ -384,7 +408,7 @@ def _left(sessions, newest, spent, running, rows: list[Row], going, now: float) 
     ahead = sum(n * means.get(stage, 0.0) for stage, n in todo.items())
     elapsed = {task: now - task.start for task in running if task.start}
     ahead -= sum(min(seconds, means.get(task.stage, 0.0)) for task, seconds in elapsed.items())
-    begun = min(_instant(record["start"]) for record in going)
+    begun = min(_instant(record["start"]) for record in alive)
     worked = sum(task.realtime_s for task in spent if (task.start or 0) >= begun) + sum(elapsed.values())
     at_once = max(worked / max(now - begun, 1.0), 1.0)
     chain = sum(means.get(stage, 0.0) for stage in CHAIN if todo[stage])

@@ -19,6 +19,7 @@ from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import load_neural_data
 from powerpixels.analyze import Suggestions
+from powerpixels.clean import release
 from powerpixels.documents import Preprocess
 from powerpixels.estimate import Options, estimate
 from powerpixels.manifest import Manifest, verify
@@ -46,7 +47,8 @@ def spikes_of(run: Run, probe: str) -> dict[str, bytes]:
 
 
 class ReadOnlyLauncher(Launcher):
-    """Runs with a folder mounted read-only where this user may mount, else with its write permission off."""
+    """Runs with a folder mounted read-only and without a network where this user may have that, else with the
+    folder's write permission off alone."""
 
     def __init__(self, engine: str, folder: Path, locked: Path):
         super().__init__(engine, folder)
@@ -56,8 +58,10 @@ class ReadOnlyLauncher(Launcher):
         command = super().arguments(*arguments, profile=profile)
         if os.geteuid() != 0:
             return command
-        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-        return ["unshare", "--mount", "sh", "-c", mount, str(self.locked), *command]
+        # Nothing but the loopback device is left, and that is down.
+        alone = 'test "$(grep -c : /proc/net/dev)" = 1'
+        mount = f'{alone} && mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+        return ["unshare", "--mount", "--net", "sh", "-c", mount, str(self.locked), *command]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,11 @@ def before(session) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def launcher(session, tmp_path_factory) -> Launcher:
-    return ReadOnlyLauncher(ENGINES[0], tmp_path_factory.mktemp("run") / "launch", session / "raw")
+    """Nothing that an engine or a library once downloaded is in reach."""
+    folder = tmp_path_factory.mktemp("run")
+    made = ReadOnlyLauncher(ENGINES[0], folder / "launch", session / "raw")
+    made.environment |= {"NXF_HOME": str(folder / "nxf"), "HOME": str(folder)}
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +371,18 @@ def test_resume_does_nothing_again(finished, launcher, session):
 
 
 def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_path):
-    """Also shows that nothing else was lost: what follows LABEL is new, what comes before is not."""
+    """Also shows that nothing else was lost: what follows LABEL is new, what comes before is not. And that the
+    summary has what another run left in the results folder, and that all this needs no preprocessed traces."""
+    released = release(finished.results)
+    assert sorted(one.path.parent.name for one in released) == ["shank0", "shank2", "shank3"]
+    # int16 of 20 s and of every channel that was sorted, 60 of 80.
+    assert sum(one.n_bytes for one in released) == 2 * 600_000 * 60
+    (own,) = (finished.results / "pipeline_info" / "rows").glob("*/*.json")
+    (row, _) = json.loads(own.read_text())
+    place = own.parents[1] / "other" / "2026-01-01_001.json"
+    place.parent.mkdir()
+    failure = {"status": "failed", "stage": "SORT", "exit": "1", "reason": "lost", "log": "its log"}
+    place.write_text(json.dumps([row | failure | {"subject": "other", "session": "2026-01-01_001"}]))
     thresholds = tmp_path / "bombcell.json"
     thresholds.write_text(json.dumps({"minSNR": 1000.0}))
     changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
@@ -372,6 +391,9 @@ def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_p
     assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST"}
     labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
     assert not (labels == 1).any(), "no unit reaches the threshold set"
+    with open(changed.results / "summary.csv", newline="") as file:
+        rows = [(row["subject"], row["probe"], row["status"]) for row in csv.DictReader(file)]
+    assert rows == [("other", "probe00", "failed"), *(("sim01", probe, "done") for probe in PROBES)]
 
 
 def test_killed_in_sort_and_resumed(finished, session, tmp_path_factory):
