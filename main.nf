@@ -38,7 +38,6 @@ workflow {
         )
 
     workflow.onComplete = {
-        recordEnd(record)
         def failures = failedTasks()
         if (failures) {
             log.error("${failures.size()} part${failures.size() > 1 ? 's' : ''} of the run failed; everything else is in ${opts.outdir}\n    " + failures.collect { failure -> failureLine(failure) }.join('\n    '))
@@ -49,6 +48,7 @@ workflow {
         else if (workflow.success) {
             log.info("All done. The results are in ${opts.outdir}, one line a probe in ${opts.outdir}/summary.csv")
         }
+        recordEnd(record, workflow.success && !failures)
     }
 }
 

@@ -27,7 +27,7 @@ def recordStart(rows, opts) {
     return record
 }
 
-def recordEnd(record) {
-    def told = new groovy.json.JsonSlurper().parse(record) + [end: java.time.Instant.now().toString(), success: workflow.success]
+def recordEnd(record, success) {
+    def told = new groovy.json.JsonSlurper().parse(record) + [end: java.time.Instant.now().toString(), success: success]
     record.text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(told))
 }

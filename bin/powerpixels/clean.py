@@ -17,6 +17,7 @@ import re
 import shutil
 import time
 from argparse import ArgumentParser, Namespace
+from collections import defaultdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -73,10 +74,15 @@ def release(results: Path, dry_run: bool = False) -> list[Released]:
     """Give back the traces of all probes that are done; returns what it was. Raises as ``read_records``."""
     records = read_records(results)
     tasks, active = _newest(results, records)
+    by_probe = defaultdict(list)
+    for task in (*tasks.values(), *active):
+        by_probe[task.place[0], task.place[2]].append(task)
     found = []
     for stage, pattern in OF_STAGE.items():
         for task in tasks.values():
-            if task.stage != stage or not _is_done(task.place, tasks, active, records):
+            if task.stage != stage or not _is_done(
+                task.place, by_probe[task.place[0], task.place[2]], records
+            ):
                 continue
             for path in sorted(_own_folder(task, records).glob(pattern)):
                 if path.is_symlink() or not path.is_file() or path.stat().st_size == 0:
@@ -118,23 +124,23 @@ def _newest(results: Path, records: list[dict]) -> tuple[dict[tuple[str, str], T
     return {(task.stage, task.tag): task for task in ended}, active
 
 
-def _is_done(place, tasks, active: list[Task], records: list[dict]) -> bool:
-    """Whether all that reads a probe's traces is done, and the probe exported in each of its sessions."""
-    subject, name, probe = place
+def _is_done(place: tuple[str, str, str], own: list[Task], records: list[dict]) -> bool:
+    """Whether all that reads a probe's traces is done, and the probe exported in each of its sessions.
+
+    own: the tasks of the subject's probe of that name, in all sessions.
+    """
+    subject, name, _ = place
     sessions = {
         s["session"]
         for record in records
         for s in record["sessions"]
         if s["subject"] == subject and name in (s["session"], s["sorted_as"])
     }
-    own = [t for t in tasks.values() if t.place[0] == subject and t.place[2] == probe]
     # Of sessions that are sorted as one, those that have the probe at all.
-    members = {t.place[1] for t in own if t.place[1] in sessions}
-    exported = {t.place[1] for t in own if t.stage == "EXPORT" and t.state == "done"}
-    readers = [t for t in own if t.place[1] == name and t.stage in READERS]
-    busy = [
-        t for t in active if t.place[0] == subject and t.place[2] == probe and t.place[1] in members | {name}
-    ]
+    members = {task.place[1] for task in own} & sessions
+    exported = {task.place[1] for task in own if task.stage == "EXPORT" and task.state == "done"}
+    readers = [task for task in own if task.place[1] == name and task.stage in READERS]
+    busy = [task for task in own if task.state in ("runs", "queued") and task.place[1] in members | {name}]
     return bool(members) and members <= exported and all(t.state == "done" for t in readers) and not busy
 
 

@@ -102,7 +102,7 @@ def status(results: Path, now: float) -> dict[str, Any]:
     active = active_tasks(records, ended)
     newest = {(task.stage, task.tag): task for task in ended} | {(t.stage, t.tag): t for t in active}
     sessions = _sessions(records, Path(results), newest.values())
-    rows = [row for session in sessions for row in _rows(session, newest, bool(alive))]
+    rows = [row for session in sessions for row in _rows(session, bool(alive))]
     spent = [task for task in ended if not task.cached]
     gpu_places = {
         (s["subject"], s[name]) for s in sessions for name in ("session", "sorted_as") if s.get("gpu", True)
@@ -245,7 +245,7 @@ def _run_state(record: dict, now: float) -> dict[str, Any]:
 
 
 def _sessions(records: Sequence[dict], results: Path, tasks) -> list[dict[str, Any]]:
-    """Each session of the runs once; "known": its probes, {name: names of its sorting units}, or None."""
+    """Each session of the runs once; "known": its probes, {name: names of its units}, or None; "tasks"."""
     found = {
         (s["subject"], s["session"]): s | record["parameters"]
         for record in records
@@ -270,6 +270,9 @@ def _sessions(records: Sequence[dict], results: Path, tasks) -> list[dict[str, A
                 units = probes[task.place[2]]
                 units.extend([unit] if unit not in units else [])
         record["known"] = probes if probes else None
+        record["tasks"] = [
+            task for name in {session, record["sorted_as"]} for task in by_place[subject, name]
+        ]
     return [found[place] for place in sorted(found)]
 
 
@@ -288,11 +291,10 @@ def _recorded(inventory: Path, record: dict) -> dict[str, list[str]]:
     }
 
 
-def _rows(session: dict, newest: dict[tuple[str, str], Task], going: bool) -> list[Row]:
+def _rows(session: dict, going: bool) -> list[Row]:
     """A session's probes, and a row of its own where it has none yet or where its own task runs or failed."""
     subject, name = session["subject"], session["session"]
-    names = {name, session["sorted_as"]}
-    own = [task for task in newest.values() if task.place[0] == subject and task.place[1] in names]
+    own = session["tasks"]
     probes = session["known"] or {}
     rows = [
         _row((subject, name, probe), [task for task in own if task.place[2] == probe], session, going)
