@@ -128,6 +128,7 @@ def test_text_fits_a_terminal(halfway, capsys):
     cli.main(["status", str(halfway.results)])
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines() if not line.startswith("  log: ")) <= 80
+    assert "left      more than " in text
     assert "summary.csv lacks m9/2026-01-01_001" in text and "calm_bohr" in text
     cli.main(["status", str(halfway.results), "--json"])
     assert json.loads(capsys.readouterr().out)["sessions"] == 2

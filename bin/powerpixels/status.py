@@ -455,8 +455,9 @@ def as_text(found: dict[str, Any]) -> str:
         left = found["left"]
         known = left["seconds"] is not None
         at_once = f"{left['tasks_at_once']:.1f} tasks at once, as so far"
+        about = "more than" if left["unmeasured"] else "about"
         lines.append(
-            f"left      about {words_of(left['seconds'])}; {at_once}"
+            f"left      {about} {words_of(left['seconds'])}; {at_once}"
             if known
             else "left      not known before the first tasks are done"
         )
