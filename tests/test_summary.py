@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from powerpixels import report, summary
+from powerpixels import cli, report, summary
 from powerpixels.documents import Fault, Inventory, Probe, ProbeNotes, ProbeSummary, Session, Stream
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
@@ -146,6 +146,27 @@ def test_earlier_rows_stay_where_this_run_has_none():
     old = summary.table([], [failed("mouse01", "2026-03-02_001", ""), stream], [])
     assert summary.with_earlier(now, old, [inventory]) == now
     assert "stopped after SORT" in report.page(joined, [])
+
+
+def test_report_made_anew_of_what_all_runs_left(tmp_path, capsys):
+    """Each session's rows, as two REPORTs that ended at the same time left them; one wrote its summary last."""
+    for failures, summaries in ((FAILURES[:1], SUMMARIES[:1]), (FAILURES[1:], SUMMARIES[1:])):
+        summary.write_rows(
+            summary.table(summaries, failures, INVENTORIES), tmp_path / "pipeline_info" / "rows"
+        )
+    summary.write_csv([], tmp_path / "summary.csv")
+    (tmp_path / "mouse01/2026-03-02/001/qc").mkdir(parents=True)
+    INVENTORIES[0].save(tmp_path / "mouse01/2026-03-02/001/qc/inventory.json")
+    # Both had rows of mouse01's second session: the last one's count, for a session is in one run at a time.
+    expected = summary.table(SUMMARIES, FAILURES[1:], INVENTORIES)
+    cli.main(["report", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == expected
+    summary.write_csv(expected, tmp_path / "expected.csv")
+    assert (tmp_path / "summary.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    assert "ALL_ZERO" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(tmp_path / "mouse01")])
+    assert ended.value.code == 65
 
 
 def sorted_probe(name: str) -> Probe:

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,7 +57,9 @@ class ReadOnlyLauncher(Launcher):
         self.locked = locked
 
     def arguments(self, *arguments, profile="local,test"):
-        command = super().arguments(*arguments, profile=profile)
+        return self.isolated(super().arguments(*arguments, profile=profile))
+
+    def isolated(self, command: list[str]) -> list[str]:
         if os.geteuid() != 0:
             return command
         # Nothing but the loopback device is left, and that is down.
@@ -361,6 +365,18 @@ def test_the_estimate_beforehand(finished, session, monkeypatch):
     assert 0.7 <= found.published_bytes / published <= 1.4
     spent = status(finished.results, time.time())["core_hours"]
     assert 0.1 <= found.core_hours / spent <= 2
+
+
+def test_the_run_had_no_network(finished, launcher):
+    """Neither Nextflow nor a task: the whole run was in such a namespace, with an empty home."""
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace needs root")
+    connect = "import socket; socket.create_connection(('192.0.2.1', 443), timeout=5)"
+    done = subprocess.run(
+        launcher.isolated([sys.executable, "-c", connect]), capture_output=True, text=True, timeout=60
+    )
+    assert "Network is unreachable" in done.stderr
+    assert finished.status == 0
 
 
 def test_resume_does_nothing_again(finished, launcher, session):
