@@ -20,7 +20,7 @@ def recordStart(rows, opts) {
         work_dir: workflow.workDir.toString(),
         launch_dir: workflow.launchDir.toString(),
         trace: file(nextflow.Global.session.config.trace.file).toString(),
-        parameters: opts.subMap(['only', 'stop_after', 'sort_by', 'drift', 'nwb', 'preprocessing']),
+        parameters: opts.subMap(['only', 'stop_after', 'sort_by', 'drift', 'nwb', 'preprocessing', 'device']),
         sessions: sessions,
     ]
     record.text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(told))

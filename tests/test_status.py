@@ -59,6 +59,24 @@ def test_in_the_middle_of_a_run(halfway):
     assert found["probes"] == {"done": 1, "runs": 1}
 
 
+def test_a_gpu_is_counted_where_one_was_held(tmp_path):
+    """Not for sorters without a use for one; with --device auto where Kilosort used one."""
+    for k, (changes, expected) in enumerate(
+        [({}, 1.5), ({"preprocessing": "gpu"}, 2.0), ({"device": "auto"}, 1.0), ({"gpu": False}, 0.0)]
+    ):
+        made = Folder(tmp_path / str(k), **{"device": "gpu", "preprocessing": "fast"} | changes)
+        for session in made.record["sessions"]:
+            session["gpu"] = changes.get("gpu", True)
+        made.ended("PREPROCESS", f"{SESSION}/probe01", realtime="30m")
+        made.ended("SORT", f"{SESSION}/probe01/shank2", realtime="1h")
+        used = Path(made.lines[-1].split("\t")[-1]) / "sorting" / "sorter_output"
+        used.mkdir(parents=True)
+        (used / "timings.json").write_text('{"gpu_peak_bytes": 5}')
+        made.ended("SORT", f"{SESSION}/probe01/shank3", realtime="30m")
+        made.save()
+        assert status.status(made.results, START)["gpu_hours"] == pytest.approx(expected)
+
+
 def test_time_left_is_the_work_ahead_over_tasks_at_once(tmp_path):
     """Two probes of equal shanks: PREPROCESS took 20 min each, one of two SORTs of an hour is done after 80 min."""
     made = Folder(tmp_path, stop_after="sort", drift="off")

@@ -42,7 +42,7 @@ class Released(NamedTuple):
 def add_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``powerpixels clean``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="the run's --outdir")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be given back")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be given back")
     parser.add_argument(
         "--watch", type=float, metavar="MINUTES", help="again every so many minutes, until the run ends"
     )

@@ -104,10 +104,7 @@ def status(results: Path, now: float) -> dict[str, Any]:
     sessions = _sessions(records, Path(results), newest.values())
     rows = [row for session in sessions for row in _rows(session, bool(alive))]
     spent = [task for task in ended if not task.cached]
-    gpu_places = {
-        (s["subject"], s[name]) for s in sessions for name in ("session", "sorted_as") if s.get("gpu", True)
-    }
-    on_gpu = {"SORT", "PREPROCESS"} if _is(records, "preprocessing", "gpu") else {"SORT"}
+    by_place = {(s["subject"], s[name]): s for s in sessions for name in ("session", "sorted_as")}
     waits = [task.start - task.submit for task in spent if task.start and task.submit]
     running = [task for task in active if task.state == "runs"]
     return {
@@ -120,8 +117,7 @@ def status(results: Path, now: float) -> dict[str, Any]:
             "queued": len(active) - len(running),
             "failed_attempts": sum(task.state == "failed" for task in spent),
         },
-        "gpu_hours": sum(t.realtime_s for t in spent if t.stage in on_gpu and t.place[:2] in gpu_places)
-        / 3600,
+        "gpu_hours": sum(t.realtime_s for t in spent if _held_gpu(t, by_place.get(t.place[:2], {}))) / 3600,
         "core_hours": sum(task.realtime_s * task.cpus for task in spent) / 3600,
         "queue_hours": sum(waits) / 3600,
         "queue_mean_s": mean(waits) if waits else None,
@@ -228,8 +224,16 @@ def _instant(text: str) -> float:
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text).replace("Z", "+00:00")).timestamp()
 
 
-def _is(records: Sequence[dict], name: str, value: object) -> bool:
-    return any(record["parameters"].get(name) == value for record in records[-1:])
+def _held_gpu(task: Task, session: dict) -> bool:
+    """Whether a task held a GPU; with --device auto a sort did whose Kilosort tells of its memory."""
+    if task.stage == "PREPROCESS":
+        return session.get("preprocessing") == "gpu"
+    if task.stage != "SORT" or not session.get("gpu"):
+        return False
+    if session.get("device") != "auto":
+        return True
+    timings = task.workdir / "sorting" / "sorter_output" / "timings.json"
+    return timings.exists() and "gpu_peak_bytes" in json.loads(timings.read_text(encoding="utf-8"))
 
 
 def _run_state(record: dict, now: float) -> dict[str, Any]:
