@@ -370,12 +370,9 @@ def _expected(session: dict) -> set[tuple[str, str]]:
     """Stage and tag of each task that a session's known probes have."""
     left_out = {"NWB"} if session.get("nwb") == "none" else set()
     left_out |= {"DRIFT"} if session.get("drift") == "off" else set()
-    stages = [stage for stage in PROBE_STAGES if stage not in left_out]
-    last = (session.get("stop_after") or "").upper()
-    if last in ("INSPECT", "COMPRESS"):
-        stages = []
-    elif last:
-        stages = stages[: stages.index(last) + 1] if last in stages else stages
+    last = (session.get("stop_after") or PROBE_STAGES[-1]).upper()
+    n_stages = PROBE_STAGES.index(last) + 1 if last in PROBE_STAGES else 0
+    stages = [stage for stage in PROBE_STAGES[:n_stages] if stage not in left_out]
     tags = set()
     for probe, units in (session["known"] or {}).items():
         for stage in stages:
