@@ -24,7 +24,7 @@ def halfway(tmp_path) -> Folder:
         made.ended(stage, f"{SESSION}/probe00/shank0", realtime="6m")
     made.ended("EXPORT", f"{SESSION}/probe00", realtime="90s", cpus=1)
     made.active(
-        "SORT", f"{SESSION}/probe01/shank3", log="12:00:01 INFO kilosort: drift took 42.0 s\n12:00 odd\n"
+        "SORT", f"{SESSION}/probe01/shank3", log="12:00:01 INFO kilosort: drift took 42.0 s\nCPU usage: 3 %\n"
     )
     made.active("ANALYZE", f"{SESSION}/probe01/shank2", begun=False)
     made.active("INSPECT", "m1/2026-03-02_001", begun=False)
@@ -42,7 +42,7 @@ def test_in_the_middle_of_a_run(halfway):
     ]
     assert rows == [
         ("2026-03-01", "probe00", "done", "", ""),
-        ("2026-03-01", "probe01", "runs", "SORT 1/2", "kilosort: drift took 42.0 s"),
+        ("2026-03-01", "probe01", "runs", "SORT 1/2", "drift took 42.0 s"),
         ("2026-03-02", "", "waits", "INSPECT", "in the queue"),
     ]
     assert found["tasks"] == {"done": 8, "running": 1, "queued": 2, "failed_attempts": 1}

@@ -39,7 +39,8 @@ RETRIED = ("75", "76", "104", "137", "140", "143", "2147483647", "-")
 RETRIES = 5
 UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # What stages say of how far they are: "written 40 % (…)", "peaks of 3 of 12 time bins", "kilosort: …".
-PROGRESS = re.compile(r"\d+ %|\d+ of \d+|kilosort: ")
+# Lines of our own log only: Kilosort's has the processor's use in %.
+PROGRESS = re.compile(r"^\d\d:\d\d:\d\d [A-Z]+ (.*(?:\d+ %|\d+ of \d+|kilosort: ).*)")
 
 
 @dataclass(frozen=True)
@@ -352,9 +353,8 @@ def reason(task: Task) -> str:
 
 def progress(task: Task) -> str:
     """How far a running task says that it is, by the last such line of its log; "" where it says nothing."""
-    lines = _last_lines(task.workdir / ".command.log")
-    said = next((line for line in reversed(lines) if PROGRESS.search(line)), "")
-    return re.sub(r"^[\d:]+ [A-Z]+ ", "", said)
+    said = [PROGRESS.match(line) for line in _last_lines(task.workdir / ".command.log")]
+    return next((match[1].removeprefix("kilosort: ") for match in reversed(said) if match), "")
 
 
 def _last_lines(path: Path) -> list[str]:
