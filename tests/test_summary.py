@@ -265,17 +265,29 @@ def test_executable(tmp_path):
     assert "WARNING mouse01 2026-03-02_001 probe01: shank3: c" in lines
 
 
-def test_all_failed(tmp_path):
+def test_all_failed_or_stopped_beside_another_run(tmp_path):
     (tmp_path / "failures.json").write_text(json.dumps(FAILURES[:1]))
+    place = {"subject": "mouse01", "session": "2026-03-02_001", "probe": "probe01"}
+    (tmp_path / "stopped.json").write_text(json.dumps([{**place, "stage": "SORT"}]))
+    others = summary.table(SUMMARIES[:1], [], [])
+    summary.write_json(others, tmp_path / "earlier1.json")
     subprocess.run(
-        [sys.executable, str(BIN / "pp_report.py"), "--failures", "failures.json", "--out", "out"],
+        [
+            *(sys.executable, str(BIN / "pp_report.py"), "--failures", "failures.json", "--out", "out"),
+            *("--stopped", "stopped.json", "--earlier", "earlier1.json", "--rows-out", "rows"),
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(BIN)},
         capture_output=True,
         check=True,
         timeout=60,
     )
-    assert (tmp_path / "out" / "summary.csv").read_text().count("\n") == 2
+    own = summary.table([], FAILURES[:1], [], stopped=[{**place, "stage": "SORT"}])
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == [*own, *others]
+    (rows,) = (tmp_path / "rows").rglob("*.json")
+    assert rows == tmp_path / "rows" / "mouse01" / "2026-03-02_001.json"
+    assert json.loads(rows.read_text()) == own
+    assert (tmp_path / "out" / "summary.csv").read_text().count("\n") == 4
     assert "What failed" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
