@@ -14,7 +14,7 @@ export PYTHONPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines demo test test-quick lint docs lock clean images sorter-image test-cluster
+.PHONY: help setup engines prepare-offline demo test test-quick lint docs lock clean images sorter-image test-cluster
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +42,14 @@ setup: .venv/installed .engines/nextflow ## The locked Python environment, Nextf
 engines: | $(NEED_UV)
 	@$(PYTHON) tools/engine.py 24.10.0 >/dev/null
 	@$(PYTHON) tools/engine.py 25.04.0 >/dev/null
+
+# UnitRefine's models: MODELS="--noise-neural FOLDER --sua-mua FOLDER" copies them from elsewhere.
+prepare-offline: .venv/installed engines models/unitrefine ## All that runs need where there is no internet
+	NXF_OFFLINE=true .engines/nextflow-25.04.0/nextflow -version > /dev/null
+	@echo "Ready: .engines/nextflow-25.04.0/nextflow run . --unitrefine_models models/unitrefine ..."
+
+models/unitrefine: | .venv/installed
+	.venv/bin/powerpixels fetch-models $@ $(MODELS)
 
 demo: setup ## Simulate a session, run the pipeline on it, compare with the known spikes
 	.venv/bin/python tools/demo.py

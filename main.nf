@@ -5,6 +5,7 @@ include { helpText                     } from './subworkflows/help'
 include { readParams ; readSamplesheet } from './subworkflows/inputs'
 include { failedTasks ; failureLine    } from './subworkflows/failures'
 include { imagesOf                     } from './subworkflows/manifest'
+include { recordStart ; recordEnd      } from './subworkflows/record'
 include { NEUROPIXELS                  } from './subworkflows/neuropixels'
 
 workflow {
@@ -26,7 +27,9 @@ workflow {
         file(opts.checkpoint_dir).mkdirs()
     }
     // [ [subject: 'mouse01', session: '2026-03-01_001'], /data/mouse01/run1_g0, [], 'd41d8c…' ]
-    sessions = channel.fromList(readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json")))
+    def rows = readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json"), opts.only)
+    def record = recordStart(rows, opts)
+    sessions = channel.fromList(rows)
 
     NEUROPIXELS(sessions, opts)
 
@@ -45,9 +48,13 @@ workflow {
         if (failures) {
             log.error("${failures.size()} part${failures.size() > 1 ? 's' : ''} of the run failed; everything else is in ${opts.outdir}\n    " + failures.collect { failure -> failureLine(failure) }.join('\n    '))
         }
+        else if (workflow.success && opts.stop_after) {
+            log.info("Stopped after ${opts.stop_after.toUpperCase()}, as asked. The same command without --stop_after, with -resume, does the rest.")
+        }
         else if (workflow.success) {
             log.info("All done. The results are in ${opts.outdir}, one line a probe in ${opts.outdir}/summary.csv")
         }
+        recordEnd(record, workflow.success && !failures)
     }
 }
 

@@ -43,7 +43,7 @@ def readParam(name, spec, value, required) {
         problem = "expected one of ${spec['enum'].join(', ')}"
     }
     if (!problem && spec.pattern && !(text ==~ spec.pattern)) {
-        problem = "expected text like ${spec['default']}"
+        problem = "expected text like ${spec.examples ? spec.examples[0] : spec['default']}"
     }
     if (!problem && spec.minimum != null && text.toBigDecimal() < spec.minimum) {
         problem = "expected at least ${spec.minimum}"
@@ -58,7 +58,8 @@ def readParam(name, spec, value, required) {
         problem = 'no such folder'
     }
     if (problem) {
-        return [name: name, value: null, fault: "--${name}: ${problem}, found '${text}'".toString()]
+        def hint = spec['enum'] ? nearest(text, spec['enum']) : ''
+        return [name: name, value: null, fault: "--${name}: ${problem}, found '${text}'${hint}".toString()]
     }
     def converted = spec.type == 'integer' ? text.toLong()
         : spec.type == 'number' ? text.toBigDecimal()
@@ -89,10 +90,11 @@ def distance(a, b) {
 
 // The samplesheet's sessions: a list of [meta, raw folder, wanted probes (empty: all), fingerprint, joined, histology].
 // meta has subject and session (YYYY-MM-DD_NNN); the schema is assets/schema_input.json. joined has the session under
-// whose name its probes are sorted (its own, or concatenated_NAME), how many sessions are, and the row's own sorter,
-// sorter_params and metadata (the files' paths), '' where it has none. histology is null or
-// [file or folder of tracings, its fingerprint].
-def readSamplesheet(sheet_path, schema_file) {
+// whose name its probes are sorted (its own, or concatenated_NAME), how many sessions are, which of its probes --only
+// chooses, and the row's own sorter, sorter_params and metadata (the files' paths), '' where it has none. histology is
+// null or [file or folder of tracings, its fingerprint].
+// only: the text of --only, or null. Sessions that it leaves out are not in the list.
+def readSamplesheet(sheet_path, schema_file, only) {
     def sheet = file(sheet_path)
     def schema = new groovy.json.JsonSlurper().parse(schema_file).items
     def known = schema.properties.keySet() as List
@@ -140,10 +142,70 @@ def readSamplesheet(sheet_path, schema_file) {
     if (faults) {
         sheetError(sheet, faults)
     }
-    return sound.collect { row ->
+    return chosenRows(sound, only).collect { row ->
         def size = row.concatenate ? sound.count { other -> other.meta.subject == row.meta.subject && other.concatenate == row.concatenate } : 1
-        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size, metadata: row.metadata] + row.sorting, row.histology ? [row.histology, fingerprint(row.histology)] : null]
+        [row.meta, row.raw, row.probes, fingerprint(row.raw), [session: size > 1 ? "concatenated_${row.concatenate}".toString() : row.meta.session, size: size, only: row.only, metadata: row.metadata] + row.sorting, row.histology ? [row.histology, fingerprint(row.histology)] : null]
     }
+}
+
+// The rows that --only chooses, each with `only`: the patterns of its probes, of which one is '*' where it takes all
+// that the samplesheet does, and exact, the names of probes in a choice without wildcards.
+def chosenRows(rows, only) {
+    def choices = (only ?: '*').tokenize(',').collect { text -> readChoice(text.trim()) }
+    def faults = choices.collect { choice -> choiceFault(choice, rows) }.findAll { fault -> fault }
+    def marked = rows.collect { row ->
+        def mine = choices.findAll { choice -> chooses(choice, row) }
+        row + [only: [probes: mine.collect { choice -> choice.probe }.unique().sort(), exact: mine.findAll { choice -> !(choice.text =~ '[*?]') && choice.probe != '*' }.collect { choice -> choice.probe }]]
+    }
+    marked.findAll { row -> row.concatenate }.groupBy { row -> [row.meta.subject, row.concatenate] }.findAll { entry -> entry.value.collect { row -> row.only.probes }.unique().size() > 1 }.each { entry ->
+        faults << "${entry.key[0]}'s sessions ${entry.key[1]} are sorted as one: choose all of them with the same probes, ${entry.value.collect { row -> "${row.meta.subject}/${row.meta.session}" }.join(',')}".toString()
+    }
+    if (faults) {
+        error("--only has ${faults.size()} fault${faults.size() > 1 ? 's' : ''}:\n  ${faults.join('\n  ')}")
+    }
+    return marked.findAll { row -> row.only.probes }
+}
+
+// A choice, subject[/session[/probe]]: a day without a number stands for all sessions of that day.
+def readChoice(text) {
+    def parts = text.split('/') as List
+    def session = parts.size() > 1 ? parts[1] : '*'
+    return [text: text, subject: parts[0], session: isDay(session) ? "${session}_*".toString() : session, probe: parts.size() > 2 ? parts[2] : '*']
+}
+
+def isDay(text) {
+    return text ==~ '\\d{4}-\\d{2}-\\d{2}'
+}
+
+def chooses(choice, row) {
+    return fits(row.meta.subject, choice.subject) && fits(row.meta.session, choice.session)
+}
+
+// Whether a name fits a pattern with * and ?.
+def fits(name, pattern) {
+    return name ==~ pattern.collect { letter -> letter == '*' ? '.*' : letter == '?' ? '.' : java.util.regex.Pattern.quote(letter) }.join('')
+}
+
+// Why a choice chooses nothing, null where it does. Probes of a row that names none are known after INSPECT.
+def choiceFault(choice, rows) {
+    def own = rows.findAll { row -> fits(row.meta.subject, choice.subject) }
+    def chosen = own.findAll { row -> chooses(choice, row) }
+    def named = chosen.collectMany { row -> row.probes }.unique()
+    if (!own) {
+        return "${choice.text}: no such subject in the samplesheet${likely(choice.subject, rows.collect { row -> row.meta.subject })}".toString()
+    }
+    if (!chosen) {
+        return "${choice.text}: no such session of ${choice.subject} in the samplesheet${likely(choice.session - '_*', own.collect { row -> choice.session.endsWith('_*') ? row.meta.session[0..9] : row.meta.session })}".toString()
+    }
+    if (chosen.every { row -> row.probes } && !named.any { name -> fits(name, choice.probe) }) {
+        return "${choice.text}: no such probe in the samplesheet's column probes${likely(choice.probe, named)}".toString()
+    }
+    return null
+}
+
+// ", did you mean X?", or the first of the known names where none is close.
+def likely(given, names) {
+    return nearest(given, names) ?: ": it has ${names.unique(false).sort().take(8).join(', ')}${names.unique(false).size() > 8 ? ', ...' : ''}".toString()
 }
 
 def sheetError(sheet, faults) {

@@ -1,4 +1,4 @@
-include { codeDigest          } from './inputs'
+include { codeDigest ; filesBelow ; fits } from './inputs'
 include { explainedFailures   } from './failures'
 include { folderNamed ; givenIn ; madeBy ; manifestOf ; pageOf ; parametersOf ; recordOf } from './manifest'
 include { folderOf            } from '../modules/resources'
@@ -39,14 +39,14 @@ workflow NEUROPIXELS {
     found = sessions
         .map { meta, raw, wanted, _print, joined, _histology -> [meta, raw, wanted, joined] }
         .join(INSPECT.out.inspect)
-        .map { meta, raw, wanted, joined, documents -> [meta, joined, readInspection(meta, raw, wanted, documents, opts.reference_clock)] }
+        .map { meta, raw, wanted, joined, documents -> [meta, joined, readInspection(meta, raw, wanted, joined.only, documents, opts.reference_clock)] }
     probes = found.flatMap { _meta, _joined, seen -> seen.probes } // [ val(meta), val(document), files, val(is reference), files of its LF ]
     daqs = found.flatMap { _meta, _joined, seen -> seen.daqs }     // the same for NIDQ and OneBox streams
     REFUSE(found.flatMap { _meta, _joined, seen -> seen.refused })
 
     // Copies of the raw streams, beside everything else.
     COMPRESS(
-        found.flatMap { _meta, _joined, seen -> opts.compress == 'none' ? [] : seen.streams },
+        found.flatMap { _meta, _joined, seen -> opts.compress == 'none' || !comesTo('compress', opts) ? [] : seen.streams },
         opts.subMap(['compress']),
         codeDigest('pp_compress.py')
     )
@@ -54,7 +54,12 @@ workflow NEUROPIXELS {
     // Clocks. Each stream's edges are found on their own, so that a changed file costs its own stream only.
     streams = probes
         .map { meta, document, files, is_reference, _lf_files -> [meta, 'probe', document, files, is_reference] }
-        .mix(daqs.map { meta, document, files, is_reference -> [meta, 'stream', document, files, is_reference] })
+        .mix(
+            daqs.map { meta, document, files, is_reference -> [meta, 'stream', document, files, is_reference] },
+            // A probe that --only leaves out, whose clock those that it chooses are on.
+            found.flatMap { _meta, _joined, seen -> seen.clocks }
+        )
+        .filter { _stream -> comesTo('sync', opts) }
     EDGES(
         streams.map { meta, kind, document, files, _is_reference -> [meta, kind, document, files, kind == 'stream' ? wiring : []] },
         codeDigest('pp_edges.py')
@@ -96,7 +101,7 @@ workflow NEUROPIXELS {
 
     // Where the probes went, as traced by a histology tool.
     tracings = sessions
-        .filter { _meta, _raw, _wanted, _print, _joined, histology -> histology }
+        .filter { _meta, _raw, _wanted, _print, _joined, histology -> histology && comesTo('histology', opts) }
         .map { meta, _raw, _wanted, _print, _joined, histology -> [meta] + histology }
         .join(found.map { meta, _joined, seen -> [meta, seen.shanks] })
         .filter { _meta, _tracing, _print, shanks -> shanks }
@@ -106,6 +111,7 @@ workflow NEUROPIXELS {
     // What the raw bands look like, beside the sorting.
     RAW_QC(
         probes
+            .filter { _probe -> comesTo('raw_qc', opts) }
             .map { meta, document, files, _is_reference, lf_files -> [meta, document, files + lf_files] }
             .join(SYNC.out.sync),
         opts.subMap(['notch', 'notch_threshold_uv2_hz', 'seed']) + [lfp: opts.lfp || 'lfp' in included],
@@ -115,8 +121,8 @@ workflow NEUROPIXELS {
     // Where each probe's channels lie in the brain, once it was aligned.
     locations = sessions
         .map { meta, _raw, _wanted, _print, _joined, histology -> [meta, histology ? histology[0] : null] }
-        .join(found.map { meta, _joined, seen -> [meta, seen.probes.collect { probe -> probe[0] }] })
-        .flatMap { _meta, histology, metas -> metas.collect { probe -> [probe, channelLocations(probe, histology, metas.size() == 1, opts.outdir)] } }
+        .join(found.map { meta, _joined, seen -> [meta, seen.probes.collect { probe -> probe[0] }, seen.shanks.size() == 1] })
+        .flatMap { _meta, histology, metas, alone -> metas.collect { probe -> [probe, channelLocations(probe, histology, alone, opts.outdir)] } }
 
     // Which recordings are sorted as one. Nothing is sorted whose clock can't be had.
     joined_of = found
@@ -125,6 +131,7 @@ workflow NEUROPIXELS {
         .groupTuple(remainder: true)
         .flatMap { key, metas -> joinedProbes(key.getGroupTarget()[1], metas.collectMany { own -> own }) } // [ val(meta), groupKey(joined meta) ]
     recordings = probes
+        .filter { _probe -> comesTo('preprocess', opts) }
         .map { meta, document, files, _is_reference, _lf_files -> [meta, document, files] }
         .join(joined_of)
         .join(SYNC.out.sync)
@@ -138,6 +145,7 @@ workflow NEUROPIXELS {
     )
     VISUALIZE(
         PREPROCESS.out.preprocessed
+            .filter { _preprocessed -> comesTo('visualize', opts) }
             .map { meta, record, _folders -> [meta, record] }
             .join(recordings.map { meta, _document, files -> [meta, files] }),
         codeDigest('pp_visualize.py')
@@ -146,7 +154,7 @@ workflow NEUROPIXELS {
     // Traces to units, one task for each sorting unit from SORT on.
     preprocessed = PREPROCESS.out.preprocessed.flatMap { meta, _record, folders -> sortingUnits(meta, folders) } // [ val(meta), path(folder) ]
     // The motion, beside the sorting; ahead of it where the traces are corrected for it.
-    drifting = preprocessed.filter { _unit -> opts.drift != 'off' }
+    drifting = preprocessed.filter { _unit -> opts.drift != 'off' && comesTo('drift', opts) }
     DRIFT(drifting, opts.subMap(['drift', 'seed']), codeDigest('pp_drift.py'))
     units = opts.drift == 'dredge' ? DRIFT.out.corrected : preprocessed
     sorters = joined_of
@@ -156,6 +164,7 @@ workflow NEUROPIXELS {
         .unique() // [ val(joined meta), val(sorter), val(path of its parameters or '') ]
     SORT(
         units
+            .filter { _unit -> comesTo('sort', opts) }
             .map { meta, folder -> [probeOf(meta), meta, folder] }
             .combine(sorters, by: 0)
             .map { _probe, meta, folder, sorter, parameters -> [meta, folder, sorter, parameters ? file(parameters) : []] },
@@ -163,12 +172,12 @@ workflow NEUROPIXELS {
         codeDigest('pp_sort.py')
     )
     ANALYZE(
-        units.join(SORT.out.sorting),
+        units.join(SORT.out.sorting).filter { _unit -> comesTo('analyze', opts) },
         opts.subMap(['seed', 'pca_metrics']) + [bombcell: bombcellMeasuring(opts.bombcell_params)],
         codeDigest('pp_analyze.py')
     )
     LABEL(
-        SORT.out.sorting.join(ANALYZE.out.analysis),
+        SORT.out.sorting.join(ANALYZE.out.analysis).filter { _unit -> comesTo('label', opts) },
         opts.bombcell_params ? file(opts.bombcell_params) : [],
         opts.ibl_params ? file(opts.ibl_params) : [],
         opts.unitrefine_models ? file(opts.unitrefine_models) : [],
@@ -194,6 +203,7 @@ workflow NEUROPIXELS {
             [key.getGroupTarget()] + parts[0..3] + [parts[4].findAll { drift -> drift }]
         }
     exported = probes
+        .filter { _probe -> comesTo('export', opts) }
         .map { meta, document, _files, _is_reference, _lf_files -> [meta, document] }
         .join(SYNC.out.sync)
         .join(locations)
@@ -232,23 +242,38 @@ workflow NEUROPIXELS {
         codeDigest('pp_nwb.py')
     )
 
+    // Probes that came to where the run ends.
+    whole = opts.stop_after in ['preprocess', 'visualize', 'drift']
+        ? PREPROCESS.out.preprocessed.map { meta, _record, _folders -> [meta] }
+        : (opts.stop_after == 'sort' ? SORT.out.sorting : opts.stop_after == 'analyze' ? ANALYZE.out.analysis : LABEL.out.labels)
+            .map { meta, _made -> [groupKey(probeOf(meta), meta.n_units), meta.unit] }
+            .groupTuple()
+            .map { key, _units -> [key.getGroupTarget()] }
+    arrived = !opts.stop_after
+        ? EXPORT.out.summary.map { meta, _summary -> meta }
+        : opts.stop_after in ['inspect', 'compress']
+        ? probes.map { probe -> probe[0] }
+        : opts.stop_after in ['sync', 'raw_qc']
+        ? probes.map { probe -> [probe[0]] }.join(SYNC.out.sync).map { meta, _sync -> meta }
+        : joined_of.map { meta, joined -> [joined.getGroupTarget(), meta] }.combine(whole, by: 0).map { _joined, meta -> meta }
+
     // The run's table, when nothing is left to do: what was exported, and what failed instead.
     expected = sessions
         .map { meta, _raw, _wanted, _print, joined, _histology -> [meta, joined] }
         .join(found.map { meta, _joined, seen -> [meta, seen] }, remainder: true)
-        .flatMap { meta, joined, seen -> seen ? expectedOf(seen, opts.compress != 'none').collect { id -> [id, joined.session] } : [[idOf(meta), joined.session]] }
+        .flatMap { meta, joined, seen -> seen ? expectedOf(seen, opts).collect { id -> [id, joined.session] } : [[idOf(meta), joined.session]] }
     failures = expected
         .map { id, joined -> [true, id, joined] }
         .mix(
             tracings.map { meta, _tracing, _print, _names -> [true, idOf(meta), ''] },
             HISTOLOGY.out.done.map { meta -> [false, idOf(meta), ''] },
-            EXPORT.out.summary.map { meta, _summary -> [false, idOf(meta), ''] },
+            arrived.map { meta -> [false, idOf(meta), ''] },
             EXPORT.out.summary.filter { _exported -> opts.nwb != 'none' }.map { meta, _summary -> [true, idOf(meta + [stream: 'nwb']), ''] },
             NWB.out.notes.map { meta, _notes -> [false, idOf(meta + [stream: 'nwb']), ''] },
             EVENTS.out.done.map { meta -> [false, idOf(meta), ''] },
             RAW_QC.out.raw_qc.map { meta, _files -> [false, idOf(meta + [stream: 'raw_qc']), ''] },
             COMPRESS.out.done.map { meta -> [false, idOf(meta), ''] },
-            PREPROCESS.out.preprocessed.map { meta, _record, _folders -> [true, idOf(meta + [stream: 'preprocessing']), ''] },
+            PREPROCESS.out.preprocessed.filter { _made -> comesTo('visualize', opts) }.map { meta, _record, _folders -> [true, idOf(meta + [stream: 'preprocessing']), ''] },
             VISUALIZE.out.page.map { meta, _page -> [false, idOf(meta + [stream: 'preprocessing']), ''] },
             drifting.map { meta, _folder -> [true, idOf(meta + [stream: "drift ${meta.unit}".toString()]), ''] },
             DRIFT.out.drift.map { meta, _drift -> [false, idOf(meta + [stream: "drift ${meta.unit}".toString()]), ''] },
@@ -256,19 +281,35 @@ workflow NEUROPIXELS {
         )
         .toList()
         .map { outcomes ->
+            if (!outcomes) {
+                error("--only ${opts.only}: the chosen sessions have no such probe")
+            }
             def got = outcomes.findAll { outcome -> !outcome[0] }.collect { outcome -> outcome[1] }
             def missing = outcomes.findAll { outcome -> outcome[0] && !(outcome[1] in got) }
             groovy.json.JsonOutput.toJson(explainedFailures(missing.collect { _wanted, id, joined -> [id[0], id[1], id[2], joined] }))
         }
+    // What other runs left in the results folder, and for --only, earlier ones of the same sessions.
+    earlier = sessions
+        .map { session -> session[0] }
+        .toList()
+        .combine(failures)
+        .map { parts -> earlierResults(parts.dropRight(1), opts) }
     REPORT(
         EXPORT.out.summary.map { _meta, summary -> summary }.toSortedList { summary -> summary.text },
         INSPECT.out.inspect
             .map { _meta, documents -> documents.find { document -> document.name == 'inventory.json' } }
+            .mix(earlier.flatMap { left -> left.inventories })
             .toSortedList { inventory -> inventory.text },
-        EXPORT.out.agreement.toSortedList { agreement -> agreement.text },
+        EXPORT.out.agreement.mix(earlier.flatMap { left -> left.agreements }).toSortedList { agreement -> agreement.text },
         SYNC.out.residuals.toSortedList { residuals -> residuals.text },
         NWB.out.notes.map { _meta, notes -> notes }.toSortedList { notes -> notes.text },
+        earlier.map { left -> left.rows },
         failures,
+        arrived
+            .filter { _meta -> opts.stop_after }
+            .map { meta -> meta + [stage: opts.stop_after.toUpperCase()] }
+            .toSortedList { stopped -> stopped.toString() }
+            .map { stopped -> groovy.json.JsonOutput.toJson(stopped) },
         codeDigest('pp_report.py')
     )
 
@@ -314,7 +355,7 @@ workflow NEUROPIXELS {
             .combine(everything)
             .combine(compressing)
             .combine(rows)
-            .map { key, parts, raw, whole, compression, given -> manifestOf(key, parts, raw, key.stream ? compression : whole, key.stream ? [:] : given[sessionOf(key)] ?: [:]) },
+            .map { key, parts, raw, complete, compression, given -> manifestOf(key, parts, raw, key.stream ? compression : complete, key.stream ? [:] : given[sessionOf(key)] ?: [:]) },
         codeDigest('pp_manifest.py')
     )
 
@@ -335,34 +376,46 @@ workflow NEUROPIXELS {
     versions // channel: [ val(process), path(versions.json) ]
 }
 
+// Whether the run comes to a stage: the order is that of the README's table.
+def comesTo(stage, opts) {
+    def order = ['inspect', 'compress', 'sync', 'raw_qc', 'preprocess', 'visualize', 'drift', 'sort', 'analyze', 'label']
+    return !opts.stop_after || stage in order.take(order.indexOf(opts.stop_after) + 1)
+}
+
 // What to do with a session, from what INSPECT found in it. All values plain, so that they hash the same
-// in every run.
-def readInspection(meta, raw, wanted, documents, reference_clock) {
+// in every run. What is the whole session's (its clock, tracings) does not depend on which probes --only chooses.
+def readInspection(meta, raw, wanted, only, documents, reference_clock) {
     def document = documents.collectEntries { file -> [file.name, file] }
     def seen = new groovy.json.JsonSlurper().parse(document['probes.json'])
     // Where there are probes each says for itself why it can't be used.
     if (seen.session_blocked && !seen.probes) {
-        return [probes: [], daqs: [], streams: [], shanks: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
+        return [probes: [], clocks: [], daqs: [], streams: [], shanks: [], refused: [[meta + [probe: ''], seen.session_blocked.toString()]]]
     }
     def names = seen.probes.collect { probe -> probe.probe.toString() }
     def clocks = seen.daqs.collect { daq -> daq.stream.toString() } + names
     if (reference_clock != 'auto' && !(reference_clock in clocks)) {
         def reason = "--reference_clock asks for ${reference_clock}; the recording has ${clocks.join(', ') ?: 'no stream'}".toString()
-        return [probes: [], daqs: [], streams: [], shanks: [], refused: [[meta + [probe: ''], reason]]]
+        return [probes: [], clocks: [], daqs: [], streams: [], shanks: [], refused: [[meta + [probe: ''], reason]]]
     }
     def absent = wanted
-        .findAll { name -> !(name in names) }
+        .findAll { name -> !(name in names) && takes(only, name) }
         .collect { name -> [meta + [probe: name], "the samplesheet asks for ${name}; the recording has ${names.join(', ') ?: 'no probe'}".toString()] }
+    absent = absent + only.exact
+        .findAll { name -> !(name in names + wanted) }
+        .collect { name -> [meta + [probe: name], "--only asks for ${name}; the recording has ${names.join(', ') ?: 'no probe'}".toString()] }
     def chosen = seen.probes.findAll { probe -> !wanted || probe.probe in wanted }
-    def blocked = chosen.findAll { probe -> probe.blocked }.collect { probe -> [meta + [probe: probe.probe.toString()], probe.blocked.toString()] }
+    def blocked = chosen.findAll { probe -> probe.blocked && takes(only, probe.probe) }.collect { probe -> [meta + [probe: probe.probe.toString()], probe.blocked.toString()] }
     def sound = chosen.findAll { probe -> !probe.blocked }
     // Without a NIDQ the first probe's clock is the session's.
     def reference = reference_clock != 'auto' ? reference_clock : seen.reference ?: sound*.probe.find { name -> name }
     if (sound && reference in names && !(reference in sound*.probe)) {
         def reason = "the reference clock ${reference} can't be used, which every other clock is fitted to".toString()
-        return [probes: [], daqs: [], streams: [], shanks: [], refused: absent + blocked + sound.collect { probe -> [meta + [probe: probe.probe.toString()], reason] }]
+        return [probes: [], clocks: [], daqs: [], streams: [], shanks: [], refused: absent + blocked + sound.findAll { probe -> takes(only, probe.probe) }.collect { probe -> [meta + [probe: probe.probe.toString()], reason] }]
     }
-    def probes = sound.collect { probe ->
+    if (!sound.any { probe -> takes(only, probe.probe) }) {
+        return [probes: [], clocks: [], daqs: [], streams: [], shanks: [], refused: absent + blocked]
+    }
+    def all = sound.collect { probe ->
         def lf = seen.streams.find { stream -> stream.probe == probe.probe && stream.files != probe.files }
         [
             meta + [probe: probe.probe.toString()],
@@ -372,21 +425,23 @@ def readInspection(meta, raw, wanted, documents, reference_clock) {
             lf ? lf.files.collect { name -> raw.resolve(name) } : [],
         ]
     }
-    def daqs = sound
-        ? seen.daqs.collect { daq ->
-            def is_reference = daq.stream == reference
-            [
-                // The reference's events are the session's own.
-                meta + [probe: is_reference ? '' : daq.stream.toString()],
-                oneLine(document["${daq.stream}.json".toString()]),
-                daq.files.collect { name -> raw.resolve(name) },
-                is_reference,
-            ]
-        }
-        : []
-    def usable = sound.collect { probe -> probe.probe } + ['']
+    def probes = all.findAll { probe -> takes(only, probe[0].probe) }
+    def elsewhere = all
+        .findAll { probe -> probe[3] && !takes(only, probe[0].probe) }
+        .collect { probe -> [probe[0], 'probe', probe[1], probe[2], true] }
+    def daqs = seen.daqs.collect { daq ->
+        def is_reference = daq.stream == reference
+        [
+            // The reference's events are the session's own.
+            meta + [probe: is_reference ? '' : daq.stream.toString()],
+            oneLine(document["${daq.stream}.json".toString()]),
+            daq.files.collect { name -> raw.resolve(name) },
+            is_reference,
+        ]
+    }
+    def usable = probes.collect { probe -> probe[0].probe } + ['']
     def streams = seen.streams
-        .findAll { stream -> sound && stream.probe in usable }
+        .findAll { stream -> stream.probe in usable }
         .collect { stream ->
             [
                 meta + [probe: stream.probe.toString(), stream: stream.stream.toString()],
@@ -395,7 +450,12 @@ def readInspection(meta, raw, wanted, documents, reference_clock) {
             ]
         }
     def shanks = sound.collect { probe -> "${probe.probe}:${probe.shanks.join(',')}".toString() }
-    return [probes: probes, daqs: daqs, streams: streams, shanks: shanks, refused: absent + blocked]
+    return [probes: probes, clocks: elsewhere, daqs: daqs, streams: streams, shanks: shanks, refused: absent + blocked]
+}
+
+// Whether --only chooses a probe of a session that it chooses.
+def takes(only, name) {
+    return only.probes.any { pattern -> fits(name, pattern) }
 }
 
 // channel_locations*.json of a probe's alignment: the samplesheet's, else those that the alignment tool left in the
@@ -453,10 +513,25 @@ def probeOf(meta) {
 }
 
 // What the run owes for a session: its probes' results, their raw levels, its events, its compressed streams.
-def expectedOf(seen, compress) {
-    def streams = compress ? seen.streams : []
-    def levels = seen.probes.collect { probe -> [probe[0] + [stream: 'raw_qc']] }
-    return (seen.probes + seen.daqs + seen.refused + streams + levels).collect { part -> idOf(part[0]) }
+def expectedOf(seen, opts) {
+    def streams = opts.compress != 'none' && comesTo('compress', opts) ? seen.streams : []
+    def daqs = comesTo('sync', opts) ? seen.daqs : []
+    def levels = comesTo('raw_qc', opts) ? seen.probes.collect { probe -> [probe[0] + [stream: 'raw_qc']] } : []
+    return (seen.probes + daqs + seen.refused + streams + levels).collect { part -> idOf(part[0]) }
+}
+
+// [rows, inventories, agreements]: what REPORT of earlier runs, and INSPECT and EXPORT of sessions that are not in this
+// one, published. own: the run's sessions.
+def earlierResults(own, opts) {
+    def folder = file("${opts.outdir}/pipeline_info/rows")
+    def found = folder.isDirectory() ? filesBelow(folder) : []
+    def others = found.findAll { entry -> !([subject: entry.parent.name, session: entry.baseName] in own) }
+    def records = others.collect { entry -> file("${opts.outdir}/${folderOf([subject: entry.parent.name, session: entry.baseName])}/qc") }
+    return [
+        rows: opts.only ? found : others,
+        inventories: records.collect { place -> place.resolve('inventory.json') }.findAll { entry -> entry.exists() },
+        agreements: records.collectMany { place -> place.isDirectory() ? place.listFiles().collect { probe -> probe.resolve('agreement.json') } : [] }.findAll { entry -> entry.exists() },
+    ]
 }
 
 def idOf(meta) {

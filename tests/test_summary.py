@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from powerpixels import report, summary
-from powerpixels.documents import Fault, Inventory, ProbeNotes, ProbeSummary, Session
+from powerpixels import cli, report, summary
+from powerpixels.documents import Fault, Inventory, Probe, ProbeNotes, ProbeSummary, Session, Stream
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
@@ -125,6 +125,62 @@ def test_notes_follow_what_the_export_noted():
     assert first["warnings"] == ["shank1: a, b", "shank3: c", "no NWB"] and second["warnings"] == []
 
 
+def test_earlier_rows_stay_where_this_run_has_none():
+    """Another run's sessions; of this run's, the probes that it was not to do."""
+    first = summary.table(SUMMARIES, FAILURES, INVENTORIES)
+    inventory = INVENTORIES[0].model_copy(
+        update={"probes": [sorted_probe("probe00"), sorted_probe("probe01")]}
+    )
+    stopped = [{"subject": "mouse01", "session": "2026-03-02_001", "probe": "probe00", "stage": "SORT"}]
+    now = summary.table([], [], [inventory], stopped=stopped)
+    (row,) = now
+    assert row["status"] == "stopped after SORT" and row["n_units"] is None and row["reason"] is None
+    joined = summary.with_earlier(now, first, [inventory])
+    assert [(r["subject"], r["session"], r["probe"], r["status"]) for r in joined] == [
+        ORDER[0], ("mouse01", "2026-03-02_001", "probe00", "stopped after SORT"), *ORDER[2:],
+    ]  # fmt: skip
+    # A session that failed as a whole, or a stream of it, is judged anew.
+    stream = failed("mouse01", "2026-03-02_001", "nidq", stage="EVENTS")
+    old = summary.table([], [failed("mouse01", "2026-03-02_001", ""), stream], [])
+    assert summary.with_earlier(now, old, [inventory]) == now
+    assert "stopped after SORT" in report.page(joined, [])
+
+
+def test_report_made_anew_of_what_all_runs_left(tmp_path, capsys):
+    """Each session's rows, as two REPORTs that ended at the same time left them; one wrote its summary last."""
+    for failures, summaries in ((FAILURES[:1], SUMMARIES[:1]), (FAILURES[1:], SUMMARIES[1:])):
+        summary.write_rows(
+            summary.table(summaries, failures, INVENTORIES), tmp_path / "pipeline_info" / "rows"
+        )
+    summary.write_csv([], tmp_path / "summary.csv")
+    (tmp_path / "mouse01/2026-03-02/001/qc").mkdir(parents=True)
+    INVENTORIES[0].save(tmp_path / "mouse01/2026-03-02/001/qc/inventory.json")
+    # Both had rows of mouse01's second session: the last one's count, for a session is in one run at a time.
+    expected = summary.table(SUMMARIES, FAILURES[1:], INVENTORIES)
+    cli.main(["report", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == expected
+    summary.write_csv(expected, tmp_path / "expected.csv")
+    assert (tmp_path / "summary.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    assert "ALL_ZERO" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(tmp_path / "mouse01")])
+    assert ended.value.code == 65
+
+
+def sorted_probe(name: str) -> Probe:
+    stream = Stream(
+        name="ap",
+        kind="ap",
+        files=[],
+        sampling_rate_hz=3e4,
+        n_columns=2,
+        n_samples=30,
+        first_sample=0,
+        pieces=[],
+    )
+    return Probe(name=name, part_number=None, serial_number=None, model=None, shanks=[0], ap=stream)
+
+
 def test_failure_with_other_keys_is_refused():
     with pytest.raises(ValueError, match="a failure has the keys"):
         summary.table([], [{"subject": "mouse01", "reason": "?"}], [])
@@ -207,17 +263,29 @@ def test_executable(tmp_path):
     assert "WARNING mouse01 2026-03-02_001 probe01: shank3: c" in lines
 
 
-def test_all_failed(tmp_path):
+def test_all_failed_or_stopped_beside_another_run(tmp_path):
     (tmp_path / "failures.json").write_text(json.dumps(FAILURES[:1]))
+    place = {"subject": "mouse01", "session": "2026-03-02_001", "probe": "probe01"}
+    (tmp_path / "stopped.json").write_text(json.dumps([{**place, "stage": "SORT"}]))
+    others = summary.table(SUMMARIES[:1], [], [])
+    summary.write_json(others, tmp_path / "earlier1.json")
     subprocess.run(
-        [sys.executable, str(BIN / "pp_report.py"), "--failures", "failures.json", "--out", "out"],
+        [
+            *(sys.executable, str(BIN / "pp_report.py"), "--failures", "failures.json", "--out", "out"),
+            *("--stopped", "stopped.json", "--earlier", "earlier1.json", "--rows-out", "rows"),
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(BIN)},
         capture_output=True,
         check=True,
         timeout=60,
     )
-    assert (tmp_path / "out" / "summary.csv").read_text().count("\n") == 2
+    own = summary.table([], FAILURES[:1], [], stopped=[{**place, "stage": "SORT"}])
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == [*own, *others]
+    (rows,) = (tmp_path / "rows").rglob("*.json")
+    assert rows == tmp_path / "rows" / "mouse01" / "2026-03-02_001.json"
+    assert json.loads(rows.read_text()) == own
+    assert (tmp_path / "out" / "summary.csv").read_text().count("\n") == 4
     assert "What failed" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 

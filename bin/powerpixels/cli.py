@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("verify", "manifest", "check published results against their manifests"),
         ("session-report", "session_report", "write a page of figures for each session of a run's results"),
         ("migrate", "migrate", "turn the original Power Pixels' settings.json into this pipeline's files"),
+        ("estimate", "estimate", "say what disk and hours a samplesheet's sessions will take"),
+        ("status", "status", "say how far a run is: probes done, running, failed, and the time left"),
+        ("clean", "clean", "give back the preprocessed traces of finished probes in a run's work folder"),
+        ("report", "summary", "make the summary and report of a results folder anew, of all its runs"),
         ("fetch-models", "models", "fetch UnitRefine's models once, for --unitrefine_models"),
     ):
         module = import_module(f"powerpixels.{place}")

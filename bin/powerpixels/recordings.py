@@ -34,6 +34,11 @@ def load_preprocessed(unit_folder: Path) -> BaseRecording:
     n_channels = len(unit.channels)
     if n_channels == 0:
         raise DataError(f"{unit_folder}: {unit.probe} {unit.unit} has no usable channels, nothing to read")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(
+            f"{path}: expected traces, found an empty file: 'powerpixels clean' gave them back. Anew:"
+            f" 'powerpixels clean RESULTS --forget SUBJECT/SESSION/{unit.probe}', then run with -resume"
+        )
     _check_size(
         path, unit.n_samples * n_channels * BYTES_PER_SAMPLE, f"{unit.n_samples} samples of {n_channels}"
     )

@@ -397,8 +397,9 @@ def _cell(kind: str, value: object) -> str:
 
 def _mark(word: str) -> str:
     """A status or severity: its word, with a sign and a colour that say the same."""
-    sign = {"done": "✓", "failed": "✗", "blocks": "✗", "warns": "!"}[word]
-    return f'<span class="mark {word}">{sign} {word}</span>'
+    kind = word.split()[0]
+    sign = {"done": "✓", "failed": "✗", "blocks": "✗", "warns": "!", "stopped": "–"}[kind]
+    return f'<span class="mark {kind}">{sign} {word}</span>'
 
 
 def _number(value: object) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from powerpixels.documents import Fault, Inventory, ProbeNotes, ProbeSummary
 from powerpixels.fault_codes import CODES
+from powerpixels.stage import DataError, read_json
 
 IDENTITY = ["subject", "session", "probe"]
 FAILURE = [*IDENTITY, "shank", "stage", "exit", "reason", "log"]
@@ -23,6 +25,7 @@ def table(
     failures: list[dict],
     inventories: list[Inventory],
     notes: Sequence[ProbeNotes] = (),
+    stopped: Sequence[dict] = (),
 ) -> list[dict]:
     """Rows with all of COLUMNS (None where a row has no value), sorted by subject, session, probe.
 
@@ -30,7 +33,9 @@ def table(
     when the whole probe did), stage, exit, reason, log. inventories: of any of the sessions. A row's
     "warnings" (a list) are what the export and then its notes say, and the warnings among the faults of the
     probe's input and of its session, each as "CODE: message"; "faults" (a list) has the codes of all faults,
-    those that blocked the probe included. Raises ValueError where a failure lacks a key or has another one.
+    those that blocked the probe included. stopped: probes that the run was to take no further than a stage,
+    one dict each with subject, session, probe, stage; their status is "stopped after STAGE". Raises
+    ValueError where a failure lacks a key or has another one.
     """
     noted = {(note.subject, note.session, note.probe): note.warnings for note in notes}
     rows = []
@@ -42,6 +47,9 @@ def table(
         if failure.keys() != set(FAILURE):
             raise ValueError(f"a failure has the keys {sorted(failure)}, expected {sorted(FAILURE)}")
         rows.append({"status": "failed", "warnings": [], **failure})
+    for probe in stopped:
+        row = {name: probe[name] for name in IDENTITY}
+        rows.append({"status": f"stopped after {probe['stage']}", "warnings": [], **row})
     faults = {(found.session.subject, found.session.session): found.faults for found in inventories}
     filled = []
     for row in rows:
@@ -50,9 +58,42 @@ def table(
         codes = [fault.code for fault in own] + codes_in(row.get("reason") or "")
         row = {**row, "warnings": [*row["warnings"], *warned], "faults": list(dict.fromkeys(codes))}
         filled.append({column: row.get(column) for column in COLUMNS})
+    return _in_order(filled)
+
+
+def _in_order(rows: list[dict]) -> list[dict]:
     return sorted(
-        filled, key=lambda row: (*(row[name] for name in IDENTITY), row["status"], row["stage"] or "")
+        rows, key=lambda row: (*(row[name] for name in IDENTITY), row["status"], row["stage"] or "")
     )
+
+
+def with_earlier(rows: list[dict], earlier: list[dict], inventories: list[Inventory]) -> list[dict]:
+    """The rows, and those of earlier runs that are still true, in order.
+
+    That are the rows of sessions that have none here, and of a session that has, those of probes (by its
+    inventory) that have none: this run was to do some of its probes alone.
+    """
+    sessions = {(row["subject"], row["session"]) for row in rows}
+    probes = {tuple(row[name] for name in IDENTITY) for row in rows}
+    recorded = {
+        (found.session.subject, found.session.session, probe.name)
+        for found in inventories
+        for probe in found.probes
+    }
+    kept = []
+    for row in earlier:
+        place = tuple(row[name] for name in IDENTITY)
+        if place[:2] not in sessions or (place in recorded and place not in probes):
+            kept.append(row)
+    return _in_order([*rows, *kept])
+
+
+def write_rows(rows: list[dict], folder: Path) -> None:
+    """Write the rows of each session as ``<subject>/<session>.json`` below a folder."""
+    for subject, session in sorted({(row["subject"], row["session"]) for row in rows if row["session"]}):
+        own = [row for row in rows if (row["subject"], row["session"]) == (subject, session)]
+        (Path(folder) / subject).mkdir(parents=True, exist_ok=True)
+        write_json(own, Path(folder) / subject / f"{session}.json")
 
 
 def faults_of(faults: list[Fault], probe: str) -> list[Fault]:
@@ -120,6 +161,40 @@ def shared_warnings(rows: list[dict]) -> list[tuple[str, str, list[str], str]]:
             if row["probe"] and row["probe"] not in names:
                 names.append(row["probe"])
     return [(subject, session, names, warning) for (subject, session, warning), names in probes.items()]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``powerpixels report``."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="the runs' --outdir")
+
+
+def run(args: Namespace) -> None:
+    """Body of ``powerpixels report``: the tables and the page of all sessions in a results folder.
+
+    What REPORT of each run left in pipeline_info/rows, with the inventories and agreements that lie with the
+    sessions; residuals of clocks are known to a run alone.
+    """
+    from powerpixels import report
+    from powerpixels.agreement import Agreement, combined
+
+    left = sorted((args.results / "pipeline_info" / "rows").glob("*/*.json"))
+    if not left:
+        raise DataError(
+            f"{args.results}: expected pipeline_info/rows/*/*.json of a run; give the run's --outdir"
+        )
+    rows = _in_order([row for path in left for row in read_json(path)])
+    records = [args.results / path.parent.name / path.stem.replace("_", "/") / "qc" for path in left]
+    inventories = [
+        Inventory.load(path / "inventory.json") for path in records if (path / "inventory.json").exists()
+    ]
+    agreements = [Agreement.load(file) for path in records for file in sorted(path.glob("*/agreement.json"))]
+    together = combined(agreements)
+    write_csv(rows, args.results / "summary.csv")
+    write_json(rows, args.results / "summary.json")
+    together.save(args.results / "agreement.json")
+    page = report.page(rows, inventories, together)
+    (args.results / "report.html").write_text(page, encoding="utf-8")
+    print(as_text(rows))
 
 
 def _shown(value: object) -> str:

@@ -29,11 +29,20 @@ def test_every_faulty_parameter_is_named_at_once(launcher, tmp_path):
     run = launcher.run(
         *("--input", sheet, "--referense", "local", "--highpass_hz", "high", "--seed", "1.5"),
         *("--sort_by", "probes", "--local_radius_um", "40", "--wiring", tmp_path / "none.json"),
-        *("--outdir", "results", "--publish_dir_mode", "move"),
+        *(
+            "--outdir",
+            "results",
+            "--publish_dir_mode",
+            "move",
+            "--stop_after",
+            "sorts",
+            "--only",
+            "m1//probe00",
+        ),
     )
     refused(
         run,
-        "The parameters have 7 faults:",
+        "The parameters have 9 faults:",
         "--referense: unknown parameter, did you mean reference?",
         "--highpass_hz: expected a number, found 'high'",
         "--seed: expected a whole number, found '1.5'",
@@ -41,6 +50,8 @@ def test_every_faulty_parameter_is_named_at_once(launcher, tmp_path):
         "--local_radius_um: expected text like 40,200, found '40'",
         f"--wiring: no such file, found '{tmp_path / 'none.json'}'",
         "--publish_dir_mode: expected one of copy, link, symlink, rellink, copyNoFollow, found 'move'",
+        "label, found 'sorts', did you mean sort?",
+        "--only: expected text like mouse01,mouse02/2026-03-01,mouse03/*/probe00, found 'm1//probe00'",
     )
 
 
@@ -118,6 +129,35 @@ def test_a_sorters_image_needs_a_profile_that_uses_it(oldest, tmp_path):
     refused(
         oldest.run("--input", sheet, "--sorter_image", tmp_path / "kilosort3.sif"),
         "--sorter_image: tasks run in images",
+    )
+
+
+def test_only_names_what_the_samplesheet_has(oldest, tmp_path):
+    """Before any work, all at once; of sessions that are sorted as one none may be left out."""
+    for name in "abcd":
+        empty_session(tmp_path / name, n_probes=1)
+    sheet = write_sheet(
+        tmp_path,
+        "subject,session,raw,probes,concatenate\n"
+        "mouse1,2026-03-01,a,,week1\nmouse1,2026-03-02,b,,week1\n"
+        "mouse1,2026-03-03_002,c,probe00;probe01,\nother,2026-03-04,d,,\n",
+    )
+    choices = [
+        "mous1",
+        "mouse1/2026-03-22",
+        "zzzzzzz",
+        "mouse1/2026-03-03/probe0",
+        "mouse1/2026-03-01",
+        "oth*",
+    ]
+    refused(
+        oldest.run("--input", sheet, "--only", ",".join(choices)),
+        "--only has 5 faults:",
+        "mous1: no such subject in the samplesheet, did you mean mouse1?",
+        "mouse1/2026-03-22: no such session of mouse1 in the samplesheet, did you mean 2026-03-02?",
+        "zzzzzzz: no such subject in the samplesheet: it has mouse1, other",
+        "mouse1/2026-03-03/probe0: no such probe in the samplesheet's column probes, did you mean probe00?",
+        "mouse1's sessions week1 are sorted as one: choose all of them with the same probes, mouse1/2026-03-01_001,mouse1/2026-03-02_001",
     )
 
 

@@ -21,9 +21,12 @@ from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import load_neural_data
 from powerpixels.analyze import Suggestions
+from powerpixels.clean import release
 from powerpixels.documents import Preprocess
+from powerpixels.estimate import Options, estimate
 from powerpixels.manifest import Manifest, verify
 from powerpixels.simulate import Truth, score_alf
+from powerpixels.status import status
 
 SESSION = "sim01/2026-03-01/001"
 PROBES = ("probe00", "probe01")
@@ -46,18 +49,23 @@ def spikes_of(run: Run, probe: str) -> dict[str, bytes]:
 
 
 class ReadOnlyLauncher(Launcher):
-    """Runs with a folder mounted read-only where this user may mount, else with its write permission off."""
+    """Runs with a folder mounted read-only and without a network where this user may have that, else with the
+    folder's write permission off alone."""
 
     def __init__(self, engine: str, folder: Path, locked: Path):
         super().__init__(engine, folder)
         self.locked = locked
 
     def arguments(self, *arguments, profile="local,test"):
-        command = super().arguments(*arguments, profile=profile)
+        return self.isolated(super().arguments(*arguments, profile=profile))
+
+    def isolated(self, command: list[str]) -> list[str]:
         if os.geteuid() != 0:
             return command
-        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-        return ["unshare", "--mount", "sh", "-c", mount, str(self.locked), *command]
+        # Nothing but the loopback device is left, and that is down.
+        alone = 'test "$(grep -c : /proc/net/dev)" = 1'
+        mount = f'{alone} && mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+        return ["unshare", "--mount", "--net", "sh", "-c", mount, str(self.locked), *command]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +85,11 @@ def before(session) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def launcher(session, tmp_path_factory) -> Launcher:
-    return ReadOnlyLauncher(ENGINES[0], tmp_path_factory.mktemp("run") / "launch", session / "raw")
+    """Nothing that an engine or a library once downloaded is in reach."""
+    folder = tmp_path_factory.mktemp("run")
+    made = ReadOnlyLauncher(ENGINES[0], folder / "launch", session / "raw")
+    made.environment |= {"NXF_HOME": str(folder / "nxf"), "HOME": str(folder)}
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +365,43 @@ def test_summary_and_versions(finished):
     )
 
 
+def test_the_estimate_beforehand(finished, session, monkeypatch):
+    """Sizes on the disk after the run, with as many units and spikes assumed as there are. Traces are estimated with
+    the channels that turn out unfit (18 of 80 lie out of the brain, more are dead); the rest of this short session is
+    figures. Hours: of the trace, on a machine whose load makes them longer."""
+    rows = json.loads((finished.results / "summary.json").read_text())
+    for name, count in (("UNITS_PER_CHANNEL", "n_units"), ("SPIKES_PER_S_PER_CHANNEL", "n_spikes")):
+        n = sum(row[count] for row in rows) / sum(row["n_channels"] for row in rows)
+        monkeypatch.setattr(f"powerpixels.estimate.{name}", n / (20 if count == "n_spikes" else 1))
+    (found,) = estimate(session / "samplesheet.csv", Options(device="cpu"))
+    raw = sum(path.stat().st_size for path in (session / "raw").rglob("*") if path.is_file())
+    assert found.raw_bytes == raw and found.probes == 2 and found.gpu_hours == 0
+    # A hard link counts once.
+    tasks = {Path(row["workdir"]) for row in finished.tasks()}
+    work = {
+        (stat.st_ino): stat.st_size
+        for folder in tasks
+        for stat in (path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    }
+    assert 1.0 <= found.work_bytes / sum(work.values()) <= 1.6
+    published = sum(path.stat().st_size for path in (finished.results / "sim01").rglob("*") if path.is_file())
+    assert 0.7 <= found.published_bytes / published <= 1.4
+    spent = status(finished.results, time.time())["core_hours"]
+    assert 0.1 <= found.core_hours / spent <= 2
+
+
+def test_the_run_had_no_network(finished, launcher):
+    """Neither Nextflow nor a task: the whole run was in such a namespace, with an empty home."""
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace needs root")
+    connect = "import socket; socket.create_connection(('192.0.2.1', 443), timeout=5)"
+    done = subprocess.run(
+        launcher.isolated([sys.executable, "-c", connect]), capture_output=True, text=True, timeout=60
+    )
+    assert "Network is unreachable" in done.stderr
+    assert finished.status == 0
+
+
 def test_resume_does_nothing_again(finished, launcher, session):
     again = launcher.run("-resume", "--input", session / "samplesheet.csv")
     assert again.status == 0, again.output
@@ -361,7 +410,18 @@ def test_resume_does_nothing_again(finished, launcher, session):
 
 
 def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_path):
-    """Also shows that nothing else was lost: what follows LABEL is new, what comes before is not."""
+    """Also shows that nothing else was lost: what follows LABEL is new, what comes before is not. And that the
+    summary has what another run left in the results folder, and that all this needs no preprocessed traces."""
+    released = release(finished.results)
+    assert sorted(one.path.parent.name for one in released) == ["shank0", "shank2", "shank3"]
+    # int16 of 20 s and of every channel that was sorted, 60 of 80.
+    assert sum(one.n_bytes for one in released) == 2 * 600_000 * 60
+    (own,) = (finished.results / "pipeline_info" / "rows").glob("*/*.json")
+    (row, _) = json.loads(own.read_text())
+    place = own.parents[1] / "other" / "2026-01-01_001.json"
+    place.parent.mkdir()
+    failure = {"status": "failed", "stage": "SORT", "exit": "1", "reason": "lost", "log": "its log"}
+    place.write_text(json.dumps([row | failure | {"subject": "other", "session": "2026-01-01_001"}]))
     thresholds = tmp_path / "bombcell.json"
     thresholds.write_text(json.dumps({"minSNR": 1000.0}))
     changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
@@ -370,6 +430,9 @@ def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_p
     assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST", "SESSION_REPORT"}
     labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
     assert not (labels == 1).any(), "no unit reaches the threshold set"
+    with open(changed.results / "summary.csv", newline="") as file:
+        rows = [(row["subject"], row["probe"], row["status"]) for row in csv.DictReader(file)]
+    assert rows == [("other", "probe00", "failed"), *(("sim01", probe, "done") for probe in PROBES)]
 
 
 def test_killed_in_sort_and_resumed(finished, session, tmp_path_factory):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import subprocess
 from collections import Counter
 from pathlib import Path
 
-from driver import ENGINES, ROOT, Launcher, copy_project, empty_session
+from driver import ENGINES, ROOT, Launcher, Run, copy_project, empty_session
 
 
 def test_scatter_gather_publish_resume(launcher, tmp_path):
@@ -91,6 +93,15 @@ def test_sessions_sorted_together(launcher, tmp_path):
         "EXPORT m1/2026-03-03_001/probe00", "EXPORT m2/2026-03-01_001/probe00",
         "EXPORT m1/2026-03-09_001/probe00",
     }  # fmt: skip
+    # The sheet's order is that of the first tasks.
+    begun = [
+        row["tag"]
+        for row in sorted(run.tasks(), key=lambda row: int(row["task_id"]))
+        if row["stage"] == "INSPECT"
+    ]
+    assert begun == [
+        "m1/2026-03-01_001", "m1/2026-03-02_001", "m1/2026-03-03_001", "m2/2026-03-01_001", "m1/2026-03-09_001",
+    ]  # fmt: skip
     shared = run.results / "m1" / "concatenated_week1"
     assert (shared / "spike_sorters/kilosort4/probe01/shank0/sorting.json").exists()
     assert (shared / "qc/probe01/suggestions/shank0.json").exists()
@@ -162,6 +173,90 @@ def test_compressed_copies_and_a_second_daq(launcher, tmp_path):
     ]  # fmt: skip
     (task,) = [row for row in again.tasks("COMPLETED") if row["stage"] == "EXPORT"]
     assert "locations/channel_locations.json" in (Path(task["workdir"]) / ".command.run").read_text()
+
+
+def test_some_probes_up_to_a_stage_and_then_the_rest(oldest, tmp_path):
+    """--only and --stop_after: the summary says how far the probes came; a run without them repeats nothing. Without
+    a NIDQ the clock is the first probe's, chosen or not. A probe that no recording has is refused by name."""
+    empty_session(tmp_path / "two", n_probes=2)
+    for path in (tmp_path / "two").rglob("*nidq*"):
+        path.unlink()
+    empty_session(tmp_path / "one", n_probes=1)
+    (tmp_path / "trace.csv").write_text("")
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("subject,session,raw,histology\nm1,2026-03-01,two,trace.csv\nm1,2026-03-02,one,\n")
+    arguments = ("-stub-run", "-resume", "--input", sheet)
+    session, other = "m1/2026-03-01_001", "m1/2026-03-02_001"
+
+    first = oldest.run(*arguments, "--only", f"m1/2026-03-01/probe?1,{other}/probe07", "--stop_after", "sort")
+    assert first.status != 0
+    shanks = [f"{session}/probe01/shank{k}" for k in range(4)]
+    done = first.keys("COMPLETED")
+    assert done == sorted(
+        [f"INSPECT {session}", f"INSPECT {other}", f"EDGES {session}/probe00", f"EDGES {session}/probe01"]
+        + [f"SYNC {session}/probe00", f"SYNC {session}/probe01"]
+        + [f"{stage} {session}/probe01" for stage in ("RAW_QC", "PREPROCESS", "VISUALIZE")]
+        + [f"{stage} {shank}" for stage in ("DRIFT", "SORT") for shank in shanks]
+        + [f"MANIFEST {place}" for place in (other, session, f"{session}/probe00", f"{session}/probe01")]
+        + ["REPORT -"]
+    )
+    (report,) = [row for row in first.tasks() if row["stage"] == "REPORT"]
+    stub_script = (Path(report["workdir"]) / ".command.sh").read_text()
+    assert '[{"subject":"m1","session":"2026-03-01_001","probe":"probe01","stage":"SORT"}]' in stub_script
+    assert f"{other}/probe07: REFUSE: --only asks for probe07; the recording has probe00" in first.output
+
+    rest = oldest.run(*arguments)
+    assert rest.status == 0, rest.output
+    again = set(done) & set(rest.keys("COMPLETED"))
+    assert {key.split()[0] for key in again} <= {"REPORT", "MANIFEST"}
+    assert set(done) - again == set(rest.keys("CACHED"))
+    assert {key for key in rest.keys("COMPLETED") if key.startswith(("EXPORT", "HISTOLOGY"))} == {
+        f"EXPORT {session}/probe00", f"EXPORT {session}/probe01", f"EXPORT {other}/probe00",
+        f"HISTOLOGY {session}/histology/histology",
+    }  # fmt: skip
+
+    nobody = oldest.run(*arguments, "--only", "m1/*/probe9")
+    assert (
+        nobody.status != 0 and "--only m1/*/probe9: the chosen sessions have no such probe" in nobody.output
+    )
+
+
+def test_two_runs_at_once_into_one_folder(oldest, tmp_path):
+    """Each leaves a trace, a record and its sessions' rows of its own; the next REPORT of either has both's."""
+    for name in "ab":
+        empty_session(tmp_path / name, n_probes=1)
+        (tmp_path / f"{name}.csv").write_text(f"subject,session,raw\n{name},2026-03-01,{name}\n")
+    results = tmp_path / "results"
+    other = Launcher(ENGINES[0], tmp_path / "other launch")
+    arguments = ("-stub-run", "-resume", "--outdir", results, "--input")
+    processes = [
+        one.start(*arguments, tmp_path / f"{name}.csv") for one, name in ((oldest, "a"), (other, "b"))
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=1800)
+        assert process.returncode == 0, output
+    info = results / "pipeline_info"
+    rows = {str(path.relative_to(info)) for path in info.glob("rows/*/*")}
+    assert rows == {"rows/a/2026-03-01_001.json", "rows/b/2026-03-01_001.json"}
+    records = [json.loads(path.read_text()) for path in info.glob("run_*.json")]
+    assert sorted(record["sessions"][0]["subject"] for record in records) == ["a", "b"]
+    for record in records:
+        (row,) = record["sessions"]
+        with open(record["trace"], newline="") as file:
+            tasks = list(csv.DictReader(file, delimiter="\t"))
+        assert {task["tag"].split("/")[0] for task in tasks} == {row["subject"], "-"}
+        assert record["success"] is True and record["end"] > record["start"]
+
+    finished = oldest.run(*arguments, tmp_path / "a.csv")
+    again = Run(finished.status, finished.output, tmp_path)
+    (report,) = [row for row in again.tasks() if row["stage"] == "REPORT"]
+    staged = (Path(report["workdir"]) / ".command.run").read_text()
+    for source, name in (
+        (info / "rows/b/2026-03-01_001.json", "earlier1.json"),
+        (results / "b/2026-03-01/001/qc/inventory.json", "inventory2.json"),
+        (results / "b/2026-03-01/001/qc/probe00/agreement.json", "agreement2.json"),
+    ):
+        assert f"ln -s {source} {name}\n" in staged
 
 
 def test_another_reference_clock(oldest, tmp_path):
