@@ -1,9 +1,12 @@
 // Requests that grow only where the last attempt was short: more memory after exit 137, more time after 140.
 // Preemptions in between change nothing.
 
+// A scheduler that kills a whole job for its memory leaves no exit status, as a lost node does: a job that ended so again
+// gets more memory, too.
 def memoryOf(task, first) {
     def last = task.previousTrace
-    return last?.memory ? (last.memory as nextflow.util.MemoryUnit) * (last.exit == 137 ? 2 : 1) : (first as nextflow.util.MemoryUnit)
+    def short_of_it = last?.exit == 137 || last?.exit == Integer.MAX_VALUE && task.attempt > 2
+    return last?.memory ? (last.memory as nextflow.util.MemoryUnit) * (short_of_it ? 2 : 1) : (first as nextflow.util.MemoryUnit)
 }
 
 def timeOf(task, first) {

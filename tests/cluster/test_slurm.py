@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The launcher of the pipeline's own tests.
 sys.path.insert(0, str(ROOT / "tests" / "pipeline"))
-from driver import ENGINES, Launcher, Run, empty_session  # noqa: E402
+from driver import ENGINES, Launcher, Run, copy_project, empty_session  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     "POWERPIXELS_CLUSTER" not in os.environ or not shutil.which("sbatch"),
@@ -56,15 +56,15 @@ def wait_for(condition, what: str):
 class Session:
     """A session's stub on SLURM: four shanks of one probe, each SORT held for a while."""
 
-    def __init__(self, folder: Path, engine: str = ENGINES[0], more: str = ""):
+    def __init__(self, folder: Path, more: str = "", project: Path = ROOT, held_s: int = HELD_S):
         empty_session(folder / "raw", n_probes=1)
         (folder / "sheet.csv").write_text("subject,raw\nm1,raw\n")
         (folder / "held.config").write_text(
             "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '500 ms'\n"
             "    queueStatInterval = '1 sec'\n    exitReadTimeout = '5 sec'\n}\n"
-            f"process.queue = 'preemptible'\nprocess {{ withName: SORT {{ beforeScript = 'sleep {HELD_S}' }} }}\n{more}"
+            f"process.queue = 'preemptible'\nprocess {{ withName: SORT {{ beforeScript = 'sleep {held_s}' }} }}\n{more}"
         )
-        self.launcher = Launcher(engine, folder / "launch")
+        self.launcher = Launcher(ENGINES[0], folder / "launch", project)
         # 25.04.0's strict configuration parser knows no profile once -c names a second file.
         self.launcher.environment.pop("NXF_SYNTAX_PARSER", None)
         self.arguments = ("-stub-run", "-c", folder / "held.config", "--input", folder / "sheet.csv")
@@ -131,32 +131,39 @@ def test_a_killed_head_is_resumed(tmp_path):
 
 
 def test_what_is_short_grows_and_a_restarted_controller_loses_nothing(tmp_path):
-    """A job that SLURM kills for its memory gets more, one at the end of its time gets longer; in between the
-    controller is killed and comes back."""
-    held = {
-        "shank0": "timeout 60 python3 -c 'import time; held = bytes(range(256)) * 6_000_000; time.sleep(50)'",
-        "shank1": "sleep 200",
-    }
-    session = Session(
-        tmp_path,
-        more="process { withName: SORT {\n"
-        # Little at first, so that the test is short; what a retry asks for is the pipeline's own choice.
-        "    resourceLimits = { task.attempt == 1 ? [cpus: 1, memory: 1.GB, time: 1.min] : [cpus: 1, memory: 4.GB, time: 9.min] }\n"
-        "    beforeScript = { task.attempt > 1 ? '' : "
-        f'[shank0: "{held["shank0"]}", shank1: "{held["shank1"]}"][meta.unit] ?: "" }}\n}} }}\n',
+    """A job that this SLURM kills for its memory, whole and so without an exit status, gets more when that happened
+    twice; one at the end of its time gets longer. In between the controller goes down and comes back."""
+    project = copy_project(tmp_path / "project")
+    module = project / "modules" / "sort" / "main.nf"
+    begins = "    mkdir sorting\n    echo "
+    held = "python3 -c 'import time; held = bytes(range(256)) * 6_000_000; time.sleep(10)'"
+    grows = f"    case ${{meta.unit}}-${{task.attempt}} in shank0-*) {held};; shank1-1) sleep 200;; esac\n"
+    assert module.read_text().count(begins) == 1
+    module.write_text(module.read_text().replace(begins, grows + begins))
+    # Little at first, so that the test is short; what a retry asks for is the pipeline's own choice.
+    limits = (
+        "process { withName: SORT { resourceLimits = { [cpus: 1, memory: task.attempt <= 2 ? 1.GB : 4.GB, "
     )
+    limits += "time: task.attempt == 1 ? 1.min : 9.min] } } }\n"
+    session = Session(tmp_path, more=limits, project=project, held_s=0)
     process = session.start()
     wait_for(lambda: jobs("SORT", "R"), "a running SORT")
-    subprocess.run(["pkill", "-9", "slurmctld"], check=True)
+    subprocess.run(["pkill", "slurmctld"], check=True)
+    wait_for(lambda: subprocess.run(["pgrep", "slurmctld"], stdout=subprocess.DEVNULL).returncode, "its end")
     time.sleep(5)
     subprocess.run(["slurmctld"], check=True)
     run = session.finish(process)
     assert run.status == 0, run.output
-    failed = {row["key"].split("/")[-1]: row for row in run.tasks("FAILED") if row["stage"] == "SORT"}
-    assert {unit: row["exit"] for unit, row in failed.items()} == {"shank0": "137", "shank1": "140"}
-    done = {row["key"].split("/")[-1]: row for row in run.tasks("COMPLETED") if row["stage"] == "SORT"}
-    assert len(done) == 4
-    short = {"shank0": "memory", "shank1": "time"}
-    for unit, row in done.items():
-        grew = [name for name in ("memory", "time") if unit in failed and row[name] != failed[unit][name]]
-        assert grew == [short[unit]] if unit in failed else row["attempt"] == "1"
+    tasks = {}
+    for row in run.tasks():
+        if row["stage"] == "SORT":
+            attempt = (row["exit"], row["memory"], row["time"])
+            tasks.setdefault(row["key"].split("/")[-1], {})[int(row["attempt"])] = attempt
+    none = tasks["shank0"][1][0]
+    assert none in ("-", "2147483647")
+    assert tasks == {
+        "shank0": {1: (none, "1 GB", "1m"), 2: (none, "1 GB", "1m"), 3: ("0", "2 GB", "1m")},
+        "shank1": {1: ("140", "1 GB", "1m"), 2: ("0", "1 GB", "2m")},
+        "shank2": {1: ("0", "1 GB", "1m")},
+        "shank3": {1: ("0", "1 GB", "1m")},
+    }
