@@ -251,7 +251,7 @@ def as_text(rows: list[Estimate]) -> str:
     )
     return (
         f"{table}\n\nTraces are exact, at most; the rest is within a factor of 2 to 3 (its constants:\n"
-        "bin/powerpixels/estimate.py). GPU-hours are an H100's; older cards take 2 to 4 times."
+        "bin/powerpixels/estimate.py). GPU-hours are an H100's; older cards take 2 to 4\ntimes."
     )
 
 
