@@ -339,7 +339,8 @@ workflow NEUROPIXELS {
         )
         .groupTuple()
     read = probes
-        .map { meta, document, files, _is_reference, lf_files -> [madeBy('', meta, '')[0], [document, files + lf_files]] }
+        // Both bands of a probe may share files.
+        .map { meta, document, files, _is_reference, lf_files -> [madeBy('', meta, '')[0], [document, (files + lf_files).toUnique { path -> path.toString() }]] }
         .mix(daqs.map { meta, document, files, _is_reference -> [madeBy('', meta, '')[0], [document, files]] })
     named = versions.map { process, file -> [process.tokenize(':').last(), file.text] }.unique().toSortedList { entry -> entry.toString() }
     everything = named.map { entries -> recordOf(opts, parametersOf(opts).keySet(), entries) }

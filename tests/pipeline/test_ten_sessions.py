@@ -98,6 +98,7 @@ def test_four_are_published_and_six_are_named(finished):
         if row["stage"] not in ("INSPECT", "REFUSE", "REPORT", "MANIFEST", "SESSION_REPORT")
     }
     assert not spent & set(BROKEN)
+    assert {row["stage"] for row in finished.tasks("FAILED")} == {"REFUSE"}
 
 
 def test_gaps_are_named_where_the_user_looks(finished):
