@@ -35,8 +35,8 @@ def main(argv):
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
 
-    from powerpixels import report, summary
-    from powerpixels.agreement import Agreement, combined
+    from powerpixels import summary
+    from powerpixels.agreement import Agreement
     from powerpixels.documents import Inventory, ProbeNotes, ProbeSummary, SyncResiduals
 
     inventories = [Inventory.load(path) for path in args.inventories]
@@ -52,12 +52,9 @@ def main(argv):
     if args.rows_out:
         summary.write_rows([row for row in rows if (row["subject"], row["session"]) in own], args.rows_out)
     args.out.mkdir(parents=True, exist_ok=True)
-    summary.write_csv(rows, args.out / "summary.csv")
-    summary.write_json(rows, args.out / "summary.json")
-    together = combined([Agreement.load(path) for path in args.agreements])
-    together.save(args.out / "agreement.json")
-    page = report.page(rows, inventories, together, [SyncResiduals.load(path) for path in args.residuals])
-    (args.out / "report.html").write_text(page, encoding="utf-8")
+    agreements = [Agreement.load(path) for path in args.agreements]
+    residuals = [SyncResiduals.load(path) for path in args.residuals]
+    summary.write_all(rows, inventories, agreements, args.out, residuals)
     print(summary.as_text(rows))
     write_versions(Path("versions.json"), "pydantic")
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from powerpixels import cli
 from powerpixels.manifest import ADDED
-from powerpixels.session_report import autocorrelogram, page, seconds_of
+from powerpixels.session_report import autocorrelogram, page
+from powerpixels.status import duration_s
 from test_report import DONE, NASTY, Page, inventory
 
 N_UNITS, N_SPIKES, N_CHANNELS = 6, 50_000, 40
@@ -141,7 +142,7 @@ def test_autocorrelogram_counts_every_pair():
 
 
 def test_durations_of_the_trace():
-    assert [seconds_of(text) for text in ("350ms", "8.3s", "1h 2m 3s", "1d 1h")] == pytest.approx(
+    assert [duration_s(text) for text in ("350ms", "8.3s", "1h 2m 3s", "1d 1h")] == pytest.approx(
         [0.35, 8.3, 3723, 90000]
     )
 

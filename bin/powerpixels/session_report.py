@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from argparse import ArgumentParser, Namespace
 from html import escape
 from pathlib import Path
@@ -22,6 +21,7 @@ from powerpixels import report
 from powerpixels.documents import Inventory, ProbeSummary
 from powerpixels.fault_codes import CODES
 from powerpixels.stage import DataError, read_json
+from powerpixels.status import duration_s
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -348,7 +348,7 @@ def _resources(session: Path, inventory: Inventory) -> str:
     rows = rows.drop_duplicates(["hash", "attempt"])
     if rows.empty:
         return ""
-    hours = rows["realtime"].map(seconds_of) / 3600
+    hours = rows["realtime"].map(duration_s) / 3600
     wait = (pd.to_datetime(rows["start"]) - pd.to_datetime(rows["submit"])).dt.total_seconds() / 3600
     counted = pd.DataFrame(
         {
@@ -369,12 +369,6 @@ def _resources(session: Path, inventory: Inventory) -> str:
     heads = ["stage", "tasks", "hours of running", "core-hours held", "hours of waiting"]
     told = "<p>SORT's hours of running are those in which a GPU was held, where the site has one.</p>"
     return "<h2>Resources</h2>" + told + report._table(heads, body)
-
-
-def seconds_of(text: str) -> float:
-    """Seconds of a duration as Nextflow's trace writes it: "350ms", "8.3s", "1h 2m 3s"."""
-    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-    return sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+)(ms|[smhd])", text))
 
 
 def _parameters(manifests: list[dict[str, Any]]) -> str:

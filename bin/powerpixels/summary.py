@@ -8,10 +8,14 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from powerpixels.documents import Fault, Inventory, ProbeNotes, ProbeSummary
+from powerpixels.documents import Fault, Inventory, ProbeNotes, ProbeSummary, SyncResiduals
 from powerpixels.fault_codes import CODES
 from powerpixels.stage import DataError, read_json
+
+if TYPE_CHECKING:
+    from powerpixels.agreement import Agreement
 
 IDENTITY = ["subject", "session", "probe"]
 FAILURE = [*IDENTITY, "shank", "stage", "exit", "reason", "log"]
@@ -163,6 +167,25 @@ def shared_warnings(rows: list[dict]) -> list[tuple[str, str, list[str], str]]:
     return [(subject, session, names, warning) for (subject, session, warning), names in probes.items()]
 
 
+def write_all(
+    rows: list[dict],
+    inventories: list[Inventory],
+    agreements: Sequence[Agreement],
+    folder: Path,
+    residuals: Sequence[SyncResiduals] = (),
+) -> None:
+    """Write summary.csv, summary.json, agreement.json (of all probes) and report.html into a folder."""
+    from powerpixels import report
+    from powerpixels.agreement import combined
+
+    write_csv(rows, folder / "summary.csv")
+    write_json(rows, folder / "summary.json")
+    together = combined(agreements)
+    together.save(folder / "agreement.json")
+    page = report.page(rows, inventories, together, residuals)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``powerpixels report``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="the runs' --outdir")
@@ -174,8 +197,7 @@ def run(args: Namespace) -> None:
     What REPORT of each run left in pipeline_info/rows, with the inventories and agreements that lie with the
     sessions; residuals of clocks are known to a run alone.
     """
-    from powerpixels import report
-    from powerpixels.agreement import Agreement, combined
+    from powerpixels.agreement import Agreement
 
     left = sorted((args.results / "pipeline_info" / "rows").glob("*/*.json"))
     if not left:
@@ -188,12 +210,7 @@ def run(args: Namespace) -> None:
         Inventory.load(path / "inventory.json") for path in records if (path / "inventory.json").exists()
     ]
     agreements = [Agreement.load(file) for path in records for file in sorted(path.glob("*/agreement.json"))]
-    together = combined(agreements)
-    write_csv(rows, args.results / "summary.csv")
-    write_json(rows, args.results / "summary.json")
-    together.save(args.results / "agreement.json")
-    page = report.page(rows, inventories, together)
-    (args.results / "report.html").write_text(page, encoding="utf-8")
+    write_all(rows, inventories, agreements, args.results)
     print(as_text(rows))
 
 
