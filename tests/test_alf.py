@@ -8,12 +8,12 @@ import logging
 import re
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import spikeinterface as si
-from conftest import ROOT
 from exported_probe import BAD, CLOCK, LABELS, N_SAMPLES, OTHER_LABELS, RATE, UNIT_IDS, built, session_of
 from one.alf import spec
 from one.alf.io import load_object
@@ -23,6 +23,7 @@ from powerpixels.documents import Part
 from powerpixels.export import UnitMotion, gather
 from powerpixels.motion import MotionDocument
 
+ROOT = Path(__file__).resolve().parent.parent
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
 
 

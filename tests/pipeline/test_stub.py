@@ -198,7 +198,7 @@ def test_some_probes_up_to_a_stage_and_then_the_rest(oldest, tmp_path):
         + [f"{stage} {session}/probe01" for stage in ("RAW_QC", "PREPROCESS", "VISUALIZE")]
         + [f"{stage} {shank}" for stage in ("DRIFT", "SORT") for shank in shanks]
         + [f"MANIFEST {place}" for place in (other, session, f"{session}/probe00", f"{session}/probe01")]
-        + ["REPORT -"]
+        + [f"SESSION_REPORT {session}", f"SESSION_REPORT {other}", "REPORT -"]
     )
     (report,) = [row for row in first.tasks() if row["stage"] == "REPORT"]
     stub_script = (Path(report["workdir"]) / ".command.sh").read_text()
@@ -208,7 +208,7 @@ def test_some_probes_up_to_a_stage_and_then_the_rest(oldest, tmp_path):
     rest = oldest.run(*arguments)
     assert rest.status == 0, rest.output
     again = set(done) & set(rest.keys("COMPLETED"))
-    assert {key.split()[0] for key in again} <= {"REPORT", "MANIFEST"}
+    assert {key.split()[0] for key in again} <= {"REPORT", "SESSION_REPORT", "MANIFEST"}
     assert set(done) - again == set(rest.keys("CACHED"))
     assert {key for key in rest.keys("COMPLETED") if key.startswith(("EXPORT", "HISTOLOGY"))} == {
         f"EXPORT {session}/probe00", f"EXPORT {session}/probe01", f"EXPORT {other}/probe00",
