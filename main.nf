@@ -6,6 +6,7 @@ include { readParams ; readSamplesheet } from './subworkflows/inputs'
 include { failedTasks ; failureLine    } from './subworkflows/failures'
 include { imagesOf                     } from './subworkflows/manifest'
 include { recordStart ; recordEnd      } from './subworkflows/record'
+include { stopOrphans                  } from './subworkflows/orphans'
 include { NEUROPIXELS                  } from './subworkflows/neuropixels'
 
 workflow {
@@ -28,6 +29,7 @@ workflow {
     }
     // [ [subject: 'mouse01', session: '2026-03-01_001'], /data/mouse01/run1_g0, [], 'd41d8c…' ]
     def rows = readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json"), opts.only)
+    stopOrphans()
     def record = recordStart(rows, opts)
     sessions = channel.fromList(rows)
 

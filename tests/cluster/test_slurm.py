@@ -6,6 +6,7 @@ tests/cluster/setup_slurm.sh brings the scheduler up; ``make test-cluster`` runs
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -116,16 +117,22 @@ def test_preempted_and_cancelled_jobs_are_done_again(tmp_path):
 
 
 def test_a_killed_head_is_resumed(tmp_path):
-    """kill -9 of the head leaves its jobs running; what was done stays cached, and nothing is published twice."""
+    """kill -9 of the head leaves its jobs at work: -resume cancels those, and no other job of the user's, before it
+    submits anything. What was done stays cached, and nothing is published twice."""
     session = Session(tmp_path)
     process = session.start()
     wait_for(lambda: jobs("SORT", "R"), "a running SORT")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(1)
+    left = set(slurm("squeue", "-h", "-o", "%A").split())
+    assert left
+    other = slurm("sbatch", "--parsable", "-H", "-o", "/dev/null", "--wrap", "true").strip()
     resumed = session.start("-resume")
     run = session.finish(resumed)
     assert run.status == 0, run.output
+    (cancelled,) = re.findall(r"left \d+ jobs? in the queue: cancelling (.*)", run.output)
+    assert set(cancelled.split()) == left
+    assert slurm("squeue", "-h", "-o", "%A").split() == [other]
     assert "PREPROCESS m1/2026-03-01_001/probe00" in run.keys("CACHED")
     assert len([key for key in run.keys("COMPLETED", "CACHED") if key.startswith("SORT")]) == 4
 

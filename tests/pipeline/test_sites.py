@@ -6,50 +6,87 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
-from driver import ENGINES, ROOT, Launcher, empty_session
+from driver import ENGINES, ROOT, Launcher, Run, empty_session
 
 SUBMIT = """#!/bin/bash
-# A job's script comes as a file, the last argument, or on stdin (LSF).
+# A job's script comes as a file, the last argument, or on stdin (LSF). Jobs wait for ever while there is a file "full".
 set -e
+play=$(dirname "$0")/..
 job=$PWD/submitted.sh
 if [ "$(basename "$0")" = bsub ]; then cat > "$job"; else cp "${@: -1}" "$job"; fi
-cp "$job" "$(dirname "$0")/../jobs/$$"
-setsid bash .command.run > .command.log 2>&1 < /dev/null &
+cp "$job" "$play/jobs/$$"
+if [ -e "$play/full" ]; then
+    touch "$play/queue/$$"
+else
+    setsid bash .command.run > .command.log 2>&1 < /dev/null &
+fi
 case $(basename "$0")-$SCHEDULER in
     bsub-*) echo "Job <$$> is submitted to queue <normal>." ;;
     *-sge) echo "Your job $$ (\\"job\\") has been submitted" ;;
     *) echo "$$.server" ;;
 esac
 """
+# The jobs that wait, as each scheduler prints them: SGE and PBS with a head line, LSF with a status of its own for none.
+LIST = """#!/bin/bash
+cd "$(dirname "$0")/../queue"
+jobs=(*)
+case $(basename "$0")-$SCHEDULER-$jobs in
+    bjobs-*-\\*) echo "No unfinished job found"; exit 255 ;;
+    *-\\*) ;;
+    bjobs-*) printf '%s\\n' "${jobs[@]}" ;;
+    *-sge-*) echo "job-ID  prior   name"; printf '%7d 0.5 job\\n' "${jobs[@]}" ;;
+    *) echo "Job ID   Username"; printf '%d.server root\\n' "${jobs[@]}" ;;
+esac
+"""
+CANCEL = """#!/bin/bash
+for job; do rm "$(dirname "$0")/../queue/${job%%.*}"; done
+"""
 
 
-def run_on(tmp_path, profile: str, *arguments: str) -> dict[str, list[str]]:
+class Cluster:
+    """A launcher whose PATH has a played scheduler first; ``jobs`` holds the scripts of all jobs, by number."""
+
+    def __init__(self, folder: Path, profile: str):
+        self.profile, self.jobs, self.queue = profile, folder / "jobs", folder / "queue"
+        commands = folder / "commands"
+        for one in (commands, self.jobs, self.queue):
+            one.mkdir()
+        for script, names in (
+            (SUBMIT, ("qsub", "bsub")),
+            (LIST, ("qstat", "bjobs")),
+            (CANCEL, ("qdel", "bkill")),
+        ):
+            for name in names:
+                (commands / name).write_text(script)
+                (commands / name).chmod(0o755)
+        empty_session(folder / "raw", n_probes=1)
+        (folder / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+        (folder / "impatient.config").write_text(
+            "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '200 ms'\n"
+            "    queueStatInterval = '500 ms'\n    exitReadTimeout = '2 sec'\n}\n"
+        )
+        self.launcher = Launcher(ENGINES[0], folder / "launch")
+        self.launcher.environment["PATH"] = f"{commands}:{os.environ['PATH']}"
+        self.launcher.environment["SCHEDULER"] = profile
+        self.arguments = ("-stub-run", "-c", folder / "impatient.config", "--input", folder / "sheet.csv")
+
+    def run(self, *arguments: str) -> Run:
+        return self.launcher.run(*self.arguments, *arguments, profile=self.profile)
+
+
+def run_on(tmp_path, profile: str) -> dict[str, list[str]]:
     """Run a session's stub through a played scheduler: the directives of each stage's first job."""
-    commands, jobs = tmp_path / "commands", tmp_path / "jobs"
-    commands.mkdir()
-    jobs.mkdir()
-    for name in ("qsub", "bsub", "qstat", "bjobs", "qdel", "bkill"):
-        (commands / name).write_text(SUBMIT if name.endswith("sub") else "#!/bin/sh\nexit 0\n")
-        (commands / name).chmod(0o755)
-    empty_session(tmp_path / "raw", n_probes=1)
-    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
-    (tmp_path / "impatient.config").write_text(
-        "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '200 ms'\n"
-        "    queueStatInterval = '500 ms'\n    exitReadTimeout = '2 sec'\n}\n"
-    )
-    launcher = Launcher(ENGINES[0], tmp_path / "launch")
-    launcher.environment["PATH"] = f"{commands}:{os.environ['PATH']}"
-    launcher.environment["SCHEDULER"] = profile
-    run = launcher.run(
-        *("-stub-run", "-c", tmp_path / "impatient.config", "--input", tmp_path / "sheet.csv", *arguments),
-        profile=profile,
-    )
+    cluster = Cluster(tmp_path, profile)
+    run = cluster.run()
     assert run.status == 0, run.output
     directives = {}
-    for job in sorted(jobs.iterdir()):
+    for job in sorted(cluster.jobs.iterdir()):
         text = job.read_text()
         # PBS cuts a job's name short; Nextflow's own line has it whole.
         stage = re.search(r"### name: 'NEUROPIXELS:(\w+)", text).group(1)
@@ -57,6 +94,32 @@ def run_on(tmp_path, profile: str, *arguments: str) -> dict[str, list[str]]:
         directives.setdefault(stage, lines)
     assert {"SORT", "PREPROCESS", "EXPORT"} <= set(directives)
     return directives
+
+
+@pytest.mark.parametrize("profile", ["sge", "lsf", "pbspro"])
+def test_jobs_of_a_killed_head_are_cancelled(tmp_path, profile):
+    """Its job waits in the queue beside another of the user's: -resume cancels it, and only it, and goes on."""
+    cluster = Cluster(tmp_path, profile)
+    (tmp_path / "full").touch()
+    process = cluster.launcher.start(*cluster.arguments, profile=profile)
+    log = cluster.launcher.folder / ".nextflow.log"
+    for _ in range(600):
+        time.sleep(0.2)
+        if log.exists() and "Submitted process > NEUROPIXELS:INSPECT" in log.read_text():
+            break
+    (left,) = [path.name for path in cluster.queue.iterdir()]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (tmp_path / "full").unlink()
+    (cluster.queue / "1").touch()
+    run = cluster.run("-resume", "--stop_after", "inspect")
+    assert run.status == 0, run.output
+    assert re.search(rf"left 1 job in the queue: cancelling {left}(\.server)?$", run.output, re.MULTILINE)
+    assert [path.name for path in cluster.queue.iterdir()] == ["1"]
+    assert "INSPECT m1/2026-03-01_001" in run.keys("COMPLETED")
+    if profile == "lsf":
+        again = cluster.run("-resume", "--stop_after", "inspect")
+        assert again.status == 0 and "killed" not in again.output, again.output
 
 
 # What the scheduler's own manual has for one GPU and, in the same breath, what it must not lose: cores and memory.

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -219,6 +220,33 @@ def test_some_probes_up_to_a_stage_and_then_the_rest(oldest, tmp_path):
     assert (
         nobody.status != 0 and "--only m1/*/probe9: the chosen sessions have no such probe" in nobody.output
     )
+
+
+def test_tasks_of_a_killed_head_are_ended(oldest, tmp_path):
+    """On this machine a head that is killed leaves its tasks at work. -resume ends them before it starts any."""
+    empty_session(tmp_path / "raw", n_probes=1)
+    (tmp_path / "sheet.csv").write_text("subject,raw\nm1,raw\n")
+    held = tmp_path / "held.config"
+    held.write_text("process { withName: INSPECT { beforeScript = 'sleep 1000' } }\n")
+    arguments = ("-stub-run", "--stop_after", "inspect", "--input", tmp_path / "sheet.csv")
+    process = oldest.start(*arguments, "-c", held)
+
+    def at_work() -> list[str]:
+        here = f"{oldest.folder}/work/"
+        links = Path("/proc").glob("[0-9]*/cwd")
+        return [link.parent.name for link in links if os.path.exists(link) and here in os.readlink(link)]
+
+    for _ in range(600):
+        if at_work():
+            break
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert at_work()
+    run = oldest.run(*arguments, "-resume")
+    assert run.status == 0, run.output
+    assert "left 1 task at work on this machine: ending it" in run.output
+    assert not at_work()
 
 
 def test_two_runs_at_once_into_one_folder(oldest, tmp_path):
