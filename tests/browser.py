@@ -80,10 +80,50 @@ class Page:
             })()""".replace("WORDS", json.dumps(words))
         )
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the window a size, which it keeps."""
+        window = asyncio.run(self._call("Browser.getWindowForTarget"))["windowId"]
+        bounds = {"width": width, "height": height}
+        asyncio.run(self._call("Browser.setWindowBounds", windowId=window, bounds=bounds))
+
     def screenshot(self, path: Path) -> None:
         import base64
 
         path.write_bytes(base64.b64decode(asyncio.run(self._call("Page.captureScreenshot"))["data"]))
+
+    def visit(self, url: str) -> list[str]:
+        """Go to a page: what it complained of and whom it asked for anything but itself while it loaded."""
+        return asyncio.run(self._visit(url))
+
+    async def _visit(self, url: str) -> list[str]:
+        from tornado.websocket import websocket_connect
+
+        connection = await websocket_connect(self.address, max_message_size=2**28)
+        calls = [("Runtime.enable", {}), ("Log.enable", {}), ("Network.enable", {}), ("Page.enable", {})]
+        for number, (method, parameters) in enumerate([*calls, ("Page.navigate", {"url": url})]):
+            message = {"id": number, "method": method, "params": parameters}
+            await connection.write_message(json.dumps(message))
+        complaints = []
+        end = time.monotonic() + 60
+        while True:
+            event = json.loads(await asyncio.wait_for(connection.read_message(), end - time.monotonic()))
+            told = event.get("params", {})
+            if event.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+                complaints.append(json.dumps(told))
+            elif event.get("method") == "Log.entryAdded":
+                complaints.append(f"{told['entry']['level']}: {told['entry']['text']}")
+            elif event.get("method") == "Network.requestWillBeSent":
+                asked = told["request"]["url"]
+                if asked != url and not asked.startswith("data:"):
+                    complaints.append(f"asked for {asked}")
+            elif event.get("method") == "Page.loadEventFired":
+                # What a page does once it is loaded it does at once.
+                end = time.monotonic() + 60
+                await asyncio.sleep(1)
+                await connection.write_message(json.dumps({"id": 99, "method": "Runtime.enable"}))
+            elif event.get("id") == 99:
+                connection.close()
+                return complaints
 
     async def _call(self, method: str, **parameters) -> dict:
         from tornado.websocket import websocket_connect
@@ -135,3 +175,21 @@ def opened(url: str, folder: Path) -> Iterator[Page]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def check_page(path: Path, folder: Path, n_images: int | None = None) -> str:
+    """Assert that a page of ours opens from its file without a complaint or a request and fits the window, at a
+    desktop's width and a laptop's, with all of its pictures and so many of them; returns its text.
+
+    folder: where the browser writes.
+    """
+    with opened("about:blank", folder) as shown:
+        for width, height in ((1920, 1080), (1280, 720)):
+            shown.resize(width, height)
+            assert shown.visit(path.resolve().as_uri()) == []
+            widths = shown.run(
+                "[...document.images].map(image => image.complete ? image.naturalWidth : 0)"
+            )
+            assert all(widths) and n_images in (None, len(widths)), widths
+            assert shown.run("document.documentElement.scrollWidth <= innerWidth"), f"wider than {width}"
+        return shown.text()

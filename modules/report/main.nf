@@ -41,7 +41,8 @@ process REPORT {
     stub:
     """
     mkdir report
-    touch report/summary.csv report/report.html
+    touch report/summary.csv
+    echo '<!DOCTYPE html><title>Stub</title><p>A stub run: nothing was computed.</p>' > report/report.html
     cat > report/summary.json <<'END_OF_DOCUMENT'
     ${failures}
     END_OF_DOCUMENT

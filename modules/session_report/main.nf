@@ -28,7 +28,7 @@ process SESSION_REPORT {
 
     stub:
     """
-    touch report.html
+    echo '<!DOCTYPE html><title>Stub</title><p>A stub run: nothing was computed.</p>' > report.html
     echo '{}' > versions.json
     """
 }

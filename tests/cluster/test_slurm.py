@@ -1,10 +1,11 @@
 """Jobs that a real one-node SLURM preempts, cancels and kills, and a head that dies: nothing is lost.
 
-The stages are stubs, SORT's held for a while: it is the scheduler and Nextflow that are under test.
+In most tests the stages are stubs, SORT's held for a while: it is the scheduler and Nextflow that are under test.
 tests/cluster/setup_slurm.sh brings the scheduler up; ``make test-cluster`` runs this."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from powerpixels.simulate import score_alf
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The launcher of the pipeline's own tests.
@@ -131,7 +133,7 @@ def test_a_killed_head_is_resumed(tmp_path):
     run = session.finish(resumed)
     assert run.status == 0, run.output
     (cancelled,) = re.findall(r"left \d+ jobs? in the queue: cancelling (.*)", run.output)
-    assert set(cancelled.split()) == left
+    assert set(cancelled.split()) <= left  # the others have ended meanwhile
     assert slurm("squeue", "-h", "-o", "%A").split() == [other]
     assert "PREPROCESS m1/2026-03-01_001/probe00" in run.keys("CACHED")
     assert len([key for key in run.keys("COMPLETED", "CACHED") if key.startswith("SORT")]) == 4
@@ -174,3 +176,60 @@ def test_what_is_short_grows_and_a_restarted_controller_loses_nothing(tmp_path):
         "shank2": {1: ("0", "1 GB", "1m")},
         "shank3": {1: ("0", "1 GB", "1m")},
     }
+
+
+IMAGE = ROOT / "containers" / "powerpixels-cpu.sif"
+
+
+@pytest.mark.skipif(not IMAGE.exists(), reason=f"no {IMAGE}: make images")
+@pytest.mark.skipif(not shutil.which("apptainer"), reason="no apptainer: tests/cluster/setup_apptainer.sh")
+def test_whatever_befell_a_session_its_results_are_the_same_bytes(session_small, tmp_path):
+    """A simulated session, sorted on SLURM in an image: one sort is requeued, one cancelled while it waits, one makes
+    way for a job of higher priority, and then the head is killed. Resumed, it does again what was lost, and all that it
+    publishes is what an undisturbed run publishes; the neurons are the known ones."""
+    site = tmp_path / "site.config"
+    site.write_text(
+        "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '500 ms'\n"
+        "    queueStatInterval = '1 sec'\n    exitReadTimeout = '5 sec'\n}\n"
+        "process.queue = 'preemptible'\napptainer.runOptions = '--userns'\n"
+    )
+    arguments = ("-c", site, "--input", session_small / "samplesheet.csv", "--container", IMAGE)
+    arguments += ("--sorter", "tridesclous2")
+    launchers = {name: Launcher(ENGINES[0], tmp_path / name) for name in ("disturbed", "undisturbed")}
+    for launcher in launchers.values():
+        launcher.environment.pop("NXF_SYNTAX_PARSER", None)
+    launcher = launchers["disturbed"]
+
+    process = launcher.start(*arguments, profile="slurm,test,apptainer")
+    first = wait_for(lambda: jobs("SORT", "R"), "a running SORT")[0]
+    slurm("scontrol", "requeue", first, check=False)
+    pending = wait_for(lambda: jobs("SORT", "PD"), "a waiting SORT")
+    slurm("scancel", pending[-1])
+    wait_for(lambda: [job for job in jobs("SORT", "R") if job != first], "another running SORT")
+    slurm("sbatch", "-p", "urgent", "-n", str(os.cpu_count()), "-o", "/dev/null", "--wrap", "sleep 3")
+    wait_for(lambda: jobs("ANALYZE", "R"), "a running ANALYZE")
+    lost = Run(-9, "", launcher.folder)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    failed = [row["stage"] for row in lost.tasks("FAILED")]
+    assert failed.count("SORT") >= 2
+    done = set(lost.keys("COMPLETED"))
+    assert any(key.startswith("SORT") for key in done)
+
+    run = launcher.run("-resume", *arguments, profile="slurm,test,apptainer")
+    assert run.status == 0, run.output
+    assert done <= set(run.keys("CACHED"))
+
+    other = launchers["undisturbed"].run(*arguments, profile="slurm,test,apptainer")
+    assert other.status == 0, other.output
+    one, two = ({name: digest(r.results / name) for name in published(r)} for r in (run, other))
+    assert set(one) == set(two)
+    assert [name for name in one if one[name] != two[name]] == []
+
+    (folder,) = run.results.glob("*/*/*/alf/probe00")
+    scores = score_alf(session_small, folder, "probe00")
+    assert len(scores) >= 3 and (scores.recall >= 0.9).all(), scores.to_string()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from browser import browser, check_page
 from driver import ENGINES, ROOT, Launcher, Run
 from one.alf import spec
 from one.alf.io import load_object
@@ -363,6 +364,16 @@ def test_summary_and_versions(finished):
         and "spikeinterface: 0.105.3" in versions
         and "Nextflow: 24.10.0" in versions
     )
+
+
+@pytest.mark.skipif(browser() is None, reason="no browser is installed")
+def test_pages_in_a_browser(finished, tmp_path):
+    """Both open without a complaint, by themselves, and the session's has each probe's figures."""
+    text = check_page(finished.results / "report.html", tmp_path / "run")
+    assert all(probe in text for probe in PROBES)
+    text = check_page(finished.results / SESSION / "report.html", tmp_path / "session")
+    print(text)
+    assert 0
 
 
 def test_the_estimate_beforehand(finished, session, monkeypatch):

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from browser import browser, check_page
 from driver import ENGINES, ROOT, Launcher, Run, copy_project, empty_session
 
 
@@ -61,6 +62,10 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
     assert not any("2026-03-02/003/alf/probe00" in name for name in published)
     kinds = {name.split("/")[1].split("_")[0] for name in published if name.startswith("pipeline_info/")}
     assert {"trace", "report", "timeline", "dag.mmd"} <= kinds
+
+    if browser() is not None:
+        for page in (run.results / "report.html", run.results / "m1/2026-03-01/001/report.html"):
+            assert "A stub run: nothing was computed." in check_page(page, tmp_path / "browser")
 
     again = launcher.run(*arguments, "-resume", profile="test")
     assert again.status == 0

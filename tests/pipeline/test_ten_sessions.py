@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from browser import browser, check_page
 from driver import ENGINES, Launcher, Run
 from one.alf.io import load_object
 from powerpixels.inventory import inspect_session
@@ -99,6 +100,14 @@ def test_four_are_published_and_six_are_named(finished):
     }
     assert not spent & set(BROKEN)
     assert {row["stage"] for row in finished.tasks("FAILED")} == {"REFUSE"}
+
+
+@pytest.mark.skipif(browser() is None, reason="no browser is installed")
+def test_pages_with_failures_in_a_browser(finished, tmp_path):
+    text = check_page(finished.results / "report.html", tmp_path / "run")
+    assert all(f"{code}:" in text for _, code in BROKEN.values())
+    text = check_page(folder_of(finished, "2026-04-01_001") / "report.html", tmp_path / "broken")
+    assert "TRUNCATED" in text
 
 
 def test_gaps_are_named_where_the_user_looks(finished):
