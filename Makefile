@@ -14,7 +14,7 @@ export PYTHONPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines prepare-offline demo test test-quick lint docs lock clean images sorter-image test-cluster
+.PHONY: help setup engines prepare-offline demo test test-quick lint docs lock clean images images-push images-pull sorter-image test-cluster
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -84,17 +84,39 @@ containers/requirements-%.txt: requirements.lock pyproject.toml containers/witho
 	"$(UV)" pip compile -q --python-version $(IMAGE_PYTHON) --constraints requirements.lock --generate-hashes \
 	    --no-annotate --no-header $(IMAGE_DROPS_$*) -o $@ pyproject.toml
 
-# Debian's Python in the image must be the version that the packages are for. gzip is read wherever images are; its
-# level 3 takes a sixth of the time of mksquashfs's own 9, for 8% more bytes (scipy and numpy).
+# Debian's Python in the image must be the version that the packages are for.
+IMAGE_INSTALL = "$(UV)" pip install -q --python "$(PYTHON)" --python-version $(IMAGE_PYTHON) \
+    --python-platform x86_64-manylinux_2_36 --only-binary :all: --no-deps
+# gzip is read wherever images are; its level 3 takes a sixth of the time of mksquashfs's own 9, for 8% more bytes (scipy
+# and numpy).
+IMAGE_BUILD = APPTAINER_MKSQUASHFS_ARGS="-comp gzip -Xcompression-level 3" apptainer build --fakeroot --force
+
 containers/powerpixels-%.sif: containers/requirements-%.txt containers/powerpixels.def | $(NEED_UV)
 	rm -rf containers/site-$*
-	"$(UV)" pip install -q --target containers/site-$* --python "$(PYTHON)" --python-version $(IMAGE_PYTHON) \
-	    --python-platform x86_64-manylinux_2_36 --only-binary :all: --no-deps --require-hashes -r $<
-	APPTAINER_MKSQUASHFS_ARGS="-comp gzip -Xcompression-level 3" apptainer build --fakeroot --force \
-	    --build-arg SITE_PACKAGES=containers/site-$* $(IMAGE_FLAGS) $@.partial containers/powerpixels.def
+	$(IMAGE_INSTALL) --target containers/site-$* --require-hashes -r $<
+	$(IMAGE_BUILD) --build-arg SITE_PACKAGES=containers/site-$* $(IMAGE_FLAGS) $@.partial containers/powerpixels.def
 	rm -rf containers/site-$*
 	mv $@.partial $@
 	cd containers && sha256sum $(@F) > $(@F).sha256
+
+# From and to a registry, by this version's name: make images-push IMAGES_AT=oras://HOST/FOLDER
+IMAGES_AT    ?=
+IMAGE_NAMES  := cpu gpu
+VERSION      := $(shell sed -n "s/^ *version *= *'\(.*\)'/\1/p" nextflow.config)
+NEED_ADDRESS = @[ -n "$(IMAGES_AT)" ] || { echo "make $@: give IMAGES_AT=oras://HOST/FOLDER"; exit 1; }
+
+images-push: ## The images to a registry: IMAGES_AT=oras://HOST/FOLDER
+	$(NEED_ADDRESS)
+	for name in $(IMAGE_NAMES); do \
+	    apptainer push $(IMAGES_AT_FLAGS) containers/powerpixels-$$name.sif $(IMAGES_AT)/powerpixels-$$name:$(VERSION) || exit 1; \
+	done
+
+images-pull: ## The images of this version from a registry: IMAGES_AT=oras://HOST/FOLDER
+	$(NEED_ADDRESS)
+	for name in $(IMAGE_NAMES); do \
+	    apptainer pull --force $(IMAGES_AT_FLAGS) containers/powerpixels-$$name.sif $(IMAGES_AT)/powerpixels-$$name:$(VERSION) || exit 1; \
+	    (cd containers && sha256sum powerpixels-$$name.sif > powerpixels-$$name.sif.sha256) || exit 1; \
+	done
 
 # Another sorter for --sorter_image, of packages from the index; those they need beside the lock file's are named, too:
 #   make sorter-image SORTER=mountainsort5 PACKAGES="mountainsort5==0.5.9 isosplit6==0.1.4"
@@ -103,10 +125,8 @@ SORTER_BASE ?= containers/powerpixels-cpu.sif
 sorter-image: $(SORTER_BASE) | $(NEED_UV) ## An image for --sorter_image: SORTER=name PACKAGES="package ..."
 	@[ -n "$(SORTER)" ] && [ -n "$(PACKAGES)" ] || { echo 'make sorter-image: give SORTER=mountainsort5 PACKAGES="mountainsort5 isosplit6"'; exit 1; }
 	rm -rf containers/site-$(SORTER)
-	"$(UV)" pip install -q --target containers/site-$(SORTER) --python "$(PYTHON)" --python-version $(IMAGE_PYTHON) \
-	    --python-platform x86_64-manylinux_2_36 --only-binary :all: --no-deps $(PACKAGES)
-	APPTAINER_MKSQUASHFS_ARGS="-comp gzip -Xcompression-level 3" apptainer build --fakeroot --force \
-	    --build-arg IMAGE=$(SORTER_BASE) --build-arg SORTER=$(SORTER) --build-arg SITE_PACKAGES=containers/site-$(SORTER) \
+	$(IMAGE_INSTALL) --target containers/site-$(SORTER) $(PACKAGES)
+	$(IMAGE_BUILD) --build-arg IMAGE=$(SORTER_BASE) --build-arg SORTER=$(SORTER) --build-arg SITE_PACKAGES=containers/site-$(SORTER) \
 	    containers/$(SORTER).sif.partial containers/sorter.def
 	rm -rf containers/site-$(SORTER)
 	mv containers/$(SORTER).sif.partial containers/$(SORTER).sif

@@ -187,9 +187,7 @@ def check_page(path: Path, folder: Path, n_images: int | None = None) -> str:
         for width, height in ((1920, 1080), (1280, 720)):
             shown.resize(width, height)
             assert shown.visit(path.resolve().as_uri()) == []
-            widths = shown.run(
-                "[...document.images].map(image => image.complete ? image.naturalWidth : 0)"
-            )
+            widths = shown.run("[...document.images].map(image => image.complete ? image.naturalWidth : 0)")
             assert all(widths) and n_images in (None, len(widths)), widths
             assert shown.run("document.documentElement.scrollWidth <= innerWidth"), f"wider than {width}"
         return shown.text()

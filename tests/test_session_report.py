@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,11 @@ from test_report import DONE, NASTY, Page, inventory
 
 N_UNITS, N_SPIKES, N_CHANNELS = 6, 50_000, 40
 WORDS = ["good", "good", "mua", "noise", "mua", "good"]
-TRACE = """hash\tprocess\ttag\tstatus\tattempt\tsubmit\tstart\trealtime\tcpus
-aa/1\tNEUROPIXELS:SORT\tmouse01/2026-03-01_001/probe00/shank0\tCOMPLETED\t1\t2026-03-02 10:00:00\t2026-03-02 10:30:00\t1h 30m\t4
-aa/2\tNEUROPIXELS:SORT\tmouse01/2026-03-02_001/probe00/shank0\tCOMPLETED\t1\t2026-03-02 10:00:00\t2026-03-02 10:30:00\t9h\t4
-aa/3\tNEUROPIXELS:LABEL\tmouse01/2026-03-01_001/probe00/shank0\tCOMPLETED\t1\t2026-03-02 12:00:00\t2026-03-02 12:00:00\t6m\t1
+TRACE = """process\ttag\tstatus\texit\tattempt\tsubmit\tstart\trealtime\tcpus\tworkdir
+NEUROPIXELS:SORT\tmouse01/2026-03-01_001/probe00/shank0\tCOMPLETED\t0\t1\t2026-03-02 10:00:00\t2026-03-02 10:30:00\t1h 30m\t4\t/w/a
+NEUROPIXELS:SORT\tmouse01/2026-03-01_001/probe00/shank0\tCACHED\t0\t1\t2026-03-02 10:00:00\t2026-03-02 10:30:00\t1h 30m\t4\t/w/a
+NEUROPIXELS:SORT\tmouse01/2026-03-02_001/probe00/shank0\tCOMPLETED\t0\t1\t2026-03-02 10:00:00\t2026-03-02 10:30:00\t9h\t4\t/w/b
+NEUROPIXELS:LABEL\tmouse01/2026-03-01_001/probe00/shank0\tCOMPLETED\t0\t1\t2026-03-02 12:00:00\t2026-03-02 12:00:00\t6m\t1\t/w/c
 """
 
 

@@ -11,7 +11,6 @@ Files that are published, or in another folder than the run's own work folder, a
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from powerpixels.stage import DataError
+from powerpixels.stage import DataError, read_json
 from powerpixels.status import Task, active_tasks, going, read_records, read_traces
 
 TRACES = "traces.bin"
@@ -159,7 +158,7 @@ def _own_folder(task: Task, records: list[dict]) -> Path:
 
 def _was_released(path: Path) -> bool:
     """Whether traces are empty that were not so from the start, for want of usable channels."""
-    recorded = json.loads((path.parent / "recording.json").read_text(encoding="utf-8"))
+    recorded = read_json(path.parent / "recording.json")
     return path.stat().st_size == 0 and bool(recorded.get("channels"))
 
 

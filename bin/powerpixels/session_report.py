@@ -11,6 +11,7 @@ import base64
 import io
 import json
 from argparse import ArgumentParser, Namespace
+from collections import defaultdict
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from powerpixels import report
 from powerpixels.documents import Inventory, ProbeSummary
 from powerpixels.fault_codes import CODES
 from powerpixels.stage import DataError, read_json
-from powerpixels.status import duration_s
+from powerpixels.status import read_traces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -336,36 +337,26 @@ def _warnings(session: Path, inventory: Inventory) -> str:
 
 def _resources(session: Path, inventory: Inventory) -> str:
     """What the run's own traces say of the session's tasks, by stage; nothing where they are not there."""
-    import pandas as pd
-
-    traces = sorted((session.parent.parent.parent / "pipeline_info").glob("trace_*.tsv"))
-    if not traces:
-        return ""
-    tag = f"{inventory.session.subject}/{inventory.session.session}"
-    rows = pd.concat([pd.read_csv(path, sep="\t", dtype=str) for path in traces])
-    rows = rows[(rows["status"] == "COMPLETED") & (rows["tag"].str.split("/").str[:2].str.join("/") == tag)]
+    place = (inventory.session.subject, inventory.session.session)
     # What ran anew counts each time, what was cached once.
-    rows = rows.drop_duplicates(["hash", "attempt"])
-    if rows.empty:
-        return ""
-    hours = rows["realtime"].map(duration_s) / 3600
-    wait = (pd.to_datetime(rows["start"]) - pd.to_datetime(rows["submit"])).dt.total_seconds() / 3600
-    counted = pd.DataFrame(
-        {
-            "stage": rows["process"].str.split(":").str[-1],
-            "tasks": 1,
-            "hours": hours,
-            "core": hours * rows["cpus"].astype(float),
-            "wait": wait,
-        }
-    )
-    by_stage = counted.groupby("stage", sort=True).sum()
-    table = [*by_stage.iterrows(), ("all", by_stage.sum())]
-    body = [
-        [("name", stage), ("number", int(row["tasks"]))]
-        + [("number", f"{row[name]:.3f}") for name in ("hours", "core", "wait")]
-        for stage, row in table
+    tasks = [
+        task
+        for task in read_traces(session.parent.parent.parent, [])
+        if task.state == "done" and not task.cached and task.place[:2] == place
     ]
+    if not tasks:
+        return ""
+    by_stage = defaultdict(list)
+    for task in tasks:
+        by_stage[task.stage].append(task)
+    body = []
+    for stage, own in [*sorted(by_stage.items()), ("all", tasks)]:
+        hours = sum(task.realtime_s for task in own) / 3600
+        held = sum(task.realtime_s * task.cpus for task in own) / 3600
+        waited = sum(task.start - task.submit for task in own if task.start and task.submit) / 3600
+        body.append(
+            [("name", stage), ("number", len(own)), *(("number", f"{h:.3f}") for h in (hours, held, waited))]
+        )
     heads = ["stage", "tasks", "hours of running", "core-hours held", "hours of waiting"]
     told = "<p>SORT's hours of running are those in which a GPU was held, where the site has one.</p>"
     return "<h2>Resources</h2>" + told + report._table(heads, body)

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from powerpixels.stage import DataError
+from powerpixels.stage import DataError, read_json
 
 WIDTH = 80
 # Tasks of one probe, in the order of the README's table; UNIT_STAGES have one for each of its sorting units.
@@ -134,7 +134,7 @@ def read_records(results: Path) -> list[dict]:
     Raises ``DataError`` where no run was started into the folder.
     """
     info = Path(results) / "pipeline_info"
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in info.glob("run_*.json")]
+    records = [read_json(path) for path in info.glob("run_*.json")]
     if not records:
         raise DataError(f"{info}: expected run_*.json of a run; give the run's --outdir")
     return sorted(records, key=lambda record: record["start"])
@@ -234,7 +234,7 @@ def _held_gpu(task: Task, session: dict) -> bool:
     if session.get("device") != "auto":
         return True
     timings = task.workdir / "sorting" / "sorter_output" / "timings.json"
-    return timings.exists() and "gpu_peak_bytes" in json.loads(timings.read_text(encoding="utf-8"))
+    return timings.exists() and "gpu_peak_bytes" in read_json(timings)
 
 
 def _run_state(record: dict, now: float) -> dict[str, Any]:
@@ -426,8 +426,8 @@ def _left(sessions, newest, spent, running, rows: list[Row], alive, now: float) 
 def _lacking(results: Path) -> list[str]:
     """Sessions whose rows a run left and that summary.json lacks: two runs wrote it at the same time."""
     try:
-        table = json.loads((results / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        table = read_json(results / "summary.json")
+    except (OSError, DataError):
         return []
     named = {(row["subject"], row["session"]) for row in table}
     left = [(path.parent.name, path.stem) for path in (results / "pipeline_info" / "rows").glob("*/*.json")]
