@@ -79,21 +79,22 @@ IMAGE_DROPS_cpu := --overrides containers/without_sorter.txt
 
 images: containers/powerpixels-cpu.sif containers/powerpixels-gpu.sif ## The Apptainer images, from requirements.lock
 
-.SECONDARY: containers/requirements-cpu.txt containers/requirements-gpu.txt
-containers/requirements-%.txt: requirements.lock pyproject.toml containers/without_sorter.txt | $(NEED_UV)
-	"$(UV)" pip compile -q --python-version $(IMAGE_PYTHON) --constraints requirements.lock --generate-hashes \
-	    --no-annotate --no-header $(IMAGE_DROPS_$*) -o $@ pyproject.toml
-
-# Debian's Python in the image must be the version that the packages are for.
-IMAGE_INSTALL = "$(UV)" pip install -q --python "$(PYTHON)" --python-version $(IMAGE_PYTHON) \
+# With a version of Python, which is that of the image: the packages' list, and their files.
+IMAGE_LOCK = "$(UV)" pip compile -q --python-version $(1) --constraints requirements.lock --generate-hashes \
+    --no-annotate --no-header
+IMAGE_INSTALL = "$(UV)" pip install -q --python "$(PYTHON)" --python-version $(1) \
     --python-platform x86_64-manylinux_2_36 --only-binary :all: --no-deps
 # gzip is read wherever images are; its level 3 takes a sixth of the time of mksquashfs's own 9, for 8% more bytes (scipy
 # and numpy).
 IMAGE_BUILD = APPTAINER_MKSQUASHFS_ARGS="-comp gzip -Xcompression-level 3" apptainer build --fakeroot --force
 
+.SECONDARY: containers/requirements-cpu.txt containers/requirements-gpu.txt
+containers/requirements-%.txt: requirements.lock pyproject.toml containers/without_sorter.txt | $(NEED_UV)
+	$(call IMAGE_LOCK,$(IMAGE_PYTHON)) $(IMAGE_DROPS_$*) -o $@ pyproject.toml
+
 containers/powerpixels-%.sif: containers/requirements-%.txt containers/powerpixels.def | $(NEED_UV)
 	rm -rf containers/site-$*
-	$(IMAGE_INSTALL) --target containers/site-$* --require-hashes -r $<
+	$(call IMAGE_INSTALL,$(IMAGE_PYTHON)) --target containers/site-$* --require-hashes -r $<
 	$(IMAGE_BUILD) --build-arg SITE_PACKAGES=containers/site-$* $(IMAGE_FLAGS) $@.partial containers/powerpixels.def
 	rm -rf containers/site-$*
 	mv $@.partial $@
@@ -118,17 +119,33 @@ images-pull: ## The images of this version from a registry: IMAGES_AT=oras://HOS
 	    (cd containers && sha256sum powerpixels-$$name.sif > powerpixels-$$name.sif.sha256) || exit 1; \
 	done
 
-# Another sorter for --sorter_image, of packages from the index; those they need beside the lock file's are named, too:
+# Another sorter for --sorter_image. Of packages from the index, where those are named, too, that they need beside the lock
+# file's:
 #   make sorter-image SORTER=mountainsort5 PACKAGES="mountainsort5==0.5.9 isosplit6==0.1.4"
+# Or, with FROM, of an image that has the sorter and a Python from 3.10 on, to which this pipeline's packages are added:
+#   make sorter-image SORTER=kilosort2_5 FROM=docker://spikeinterface/kilosort2_5-compiled-base \
+#       FROM_PYTHON=/home/miniconda3/bin/python3.12
 SORTER_BASE ?= containers/powerpixels-cpu.sif
+FROM        ?=
+FROM_PYTHON ?= /usr/bin/python3.12
+FROM_VERSION = $(patsubst python%,%,$(notdir $(FROM_PYTHON)))
+SORTER_SITE  = containers/site-$(SORTER)
 
-sorter-image: $(SORTER_BASE) | $(NEED_UV) ## An image for --sorter_image: SORTER=name PACKAGES="package ..."
-	@[ -n "$(SORTER)" ] && [ -n "$(PACKAGES)" ] || { echo 'make sorter-image: give SORTER=mountainsort5 PACKAGES="mountainsort5 isosplit6"'; exit 1; }
-	rm -rf containers/site-$(SORTER)
-	$(IMAGE_INSTALL) --target containers/site-$(SORTER) $(PACKAGES)
-	$(IMAGE_BUILD) --build-arg IMAGE=$(SORTER_BASE) --build-arg SORTER=$(SORTER) --build-arg SITE_PACKAGES=containers/site-$(SORTER) \
+sorter-image: $(if $(FROM),,$(SORTER_BASE)) | $(NEED_UV) ## An image for --sorter_image: SORTER=name PACKAGES="package ..." or FROM=image
+	@[ -n "$(SORTER)" ] && [ -n "$(PACKAGES)$(FROM)" ] || { echo 'make sorter-image: give SORTER=mountainsort5 PACKAGES="mountainsort5 isosplit6", or FROM=image'; exit 1; }
+	rm -rf $(SORTER_SITE)
+ifeq ($(FROM),)
+	$(call IMAGE_INSTALL,$(IMAGE_PYTHON)) --target $(SORTER_SITE) $(PACKAGES)
+	$(IMAGE_BUILD) --build-arg IMAGE=$(SORTER_BASE) --build-arg SORTER=$(SORTER) --build-arg SITE_PACKAGES=$(SORTER_SITE) \
 	    containers/$(SORTER).sif.partial containers/sorter.def
-	rm -rf containers/site-$(SORTER)
+else
+	$(call IMAGE_LOCK,$(FROM_VERSION)) $(IMAGE_DROPS_cpu) -o $(SORTER_SITE).txt pyproject.toml
+	$(call IMAGE_INSTALL,$(FROM_VERSION)) --target $(SORTER_SITE) --require-hashes -r $(SORTER_SITE).txt
+	$(IMAGE_BUILD) --build-arg BOOTSTRAP=$(if $(filter docker://%,$(FROM)),docker,localimage) --build-arg IMAGE=$(FROM:docker://%=%) \
+	    --build-arg SORTER=$(SORTER) --build-arg PYTHON=$(FROM_PYTHON) --build-arg SITE_PACKAGES=$(SORTER_SITE) \
+	    containers/$(SORTER).sif.partial containers/sorter_from.def
+endif
+	rm -rf $(SORTER_SITE) $(SORTER_SITE).txt
 	mv containers/$(SORTER).sif.partial containers/$(SORTER).sif
 	cd containers && sha256sum $(SORTER).sif > $(SORTER).sif.sha256
 
@@ -137,6 +154,9 @@ test-cluster: setup engines ## Tests in real images and on a real one-node SLURM
 	tests/cluster/setup_slurm.sh
 	[ ! -f containers/powerpixels-cpu.sif ] || [ -f containers/mountainsort5.sif ] \
 	    || $(MAKE) sorter-image SORTER=mountainsort5 PACKAGES="mountainsort5==0.5.9 isosplit6==0.1.4"
+	[ -f containers/kilosort2_5.sif ] || { apptainer build --fakeroot --force \
+	    --build-arg MIRROR=$$(tests/cluster/mirror.sh) containers/compiled_sorter.sif tests/cluster/compiled_sorter.def \
+	    && $(MAKE) sorter-image SORTER=kilosort2_5 FROM=containers/compiled_sorter.sif FROM_PYTHON=/usr/bin/python3.13; }
 	POWERPIXELS_CLUSTER=1 .venv/bin/python -m pytest tests/cluster
 
 lock: ## Resolve the dependencies anew into requirements.lock

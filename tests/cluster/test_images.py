@@ -150,3 +150,26 @@ def test_a_sorter_in_an_image_of_its_own(session_small, tmp_path):
     assert (scores.precision >= 0.9).all(), scores.to_string()
     versions = (run.results / "pipeline_info" / "software_versions.yml").read_text()
     assert "mountainsort5.sif: sha256" in versions
+
+
+def test_a_compiled_sorter_in_an_image_built_on_its_own(session_small, tmp_path):
+    """As for MATLAB's sorters: `make sorter-image FROM=...` on an image of another Debian and Python, which has the
+    sorter's program on its PATH. Both are a stand-in (compiled_sorter.def), which finds the largest neurons only."""
+    image = ROOT / "containers" / "kilosort2_5.sif"
+    needed("cpu")
+    if not image.exists():
+        pytest.skip(f"no {image}: make test-cluster")
+    (tmp_path / "userns.config").write_text("apptainer.runOptions = '--userns'\n")
+    launcher = Launcher(ENGINES[0], tmp_path / "run")
+    run = launcher.run(
+        *("-c", tmp_path / "userns.config", "--input", session_small / "samplesheet.csv", "--device", "gpu"),
+        *("--drift", "off", "--container", IMAGES["cpu"], "--sorter", "kilosort2_5", "--sorter_image", image),
+        profile="local,test,apptainer",
+    )
+    assert run.status == 0, run.output
+    versions = (run.results / "pipeline_info" / "software_versions.yml").read_text()
+    assert "kilosort2_5.sif: sha256" in versions
+    (folder,) = run.results.glob("*/*/*/alf/probe00")
+    scores = score_alf(session_small, folder, "probe00")
+    print(scores.to_string())
+    assert 0
