@@ -59,6 +59,11 @@ def test_in_the_middle_of_a_run(halfway):
     assert found["probes"] == {"done": 1, "runs": 1}
 
 
+def test_what_is_unfinished_as_only_takes_it(halfway, capsys):
+    cli.main(["status", str(halfway.results), "--unfinished"])
+    assert capsys.readouterr().out == "m1/2026-03-01_001/probe01,m1/2026-03-02_001\n"
+
+
 def test_a_gpu_is_counted_where_one_was_held(tmp_path):
     """Not for sorters without a use for one; with --device auto where Kilosort used one."""
     for k, (changes, expected) in enumerate(

@@ -83,12 +83,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``powerpixels status``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="the run's --outdir")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="only the names of what is not done, as --only takes them"
+    )
 
 
 def run(args: Namespace) -> None:
     """Body of ``powerpixels status``: the table on stdout."""
     found = status(args.results, datetime.now(timezone.utc).timestamp())
-    print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else as_text(found))
+    if args.unfinished:
+        print(unfinished(found))
+    else:
+        print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else as_text(found))
+
+
+def unfinished(found: dict[str, Any]) -> str:
+    """What ``status`` found that is not done: "subject/session/probe,…", no probe where none is known yet."""
+    places = [
+        [row["subject"], row["session"], row["probe"]] for row in found["rows"] if row["state"] != "done"
+    ]
+    return ",".join("/".join(part for part in place if part) for place in places)
 
 
 def status(results: Path, now: float) -> dict[str, Any]:
