@@ -14,7 +14,7 @@ export PYTHONPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines prepare-offline demo test test-quick lint docs lock clean images images-push images-pull sorter-image test-cluster
+.PHONY: help setup engines prepare-offline demo test test-quick test-slurm lint docs lock clean images images-push images-pull sorter-image test-cluster
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -148,6 +148,10 @@ endif
 	rm -rf $(SORTER_SITE) $(SORTER_SITE).txt
 	mv containers/$(SORTER).sif.partial containers/$(SORTER).sif
 	cd containers && sha256sum $(SORTER).sif > $(SORTER).sif.sha256
+
+test-slurm: setup engines ## Tests on a real one-node SLURM: root on Debian
+	tests/cluster/setup_slurm.sh
+	POWERPIXELS_CLUSTER=1 .venv/bin/python -m pytest tests/cluster/test_slurm.py
 
 test-cluster: setup engines ## Tests in real images and on a real one-node SLURM: root on Debian, half an hour
 	tests/cluster/setup_apptainer.sh

@@ -12,22 +12,33 @@ def stopOrphans() {
     def jobs = tasks.findAll { task -> task.job }.groupBy { task -> task.executor }
     jobs.each { executor, left -> stopJobs(executor, left.collect { task -> task.job }.unique()) }
     stopProcesses(tasks.collect { task -> task.folder } as Set)
+    tasks.each { task -> setAside(task.folder) }
 }
 
 // Tasks that were submitted and not seen to end: [executor, job, folder], where job and executor are null for processes of
 // this machine, and folder is as much of the task's folder as the log says.
 def unfinishedTasks() {
     def logs = []
-    file(workflow.launchDir).eachFileMatch(~/\.nextflow\.log\.\d+/) { path -> logs.add(path) }
-    return logs.sort().collectMany { path -> unfinishedIn(path) }
+    file(workflow.launchDir).eachFileMatch(~/\.nextflow\.log\.\d/) { path -> logs.add(path) }
+    // The oldest first: what one dead run left, the next may have done.
+    def tasks = [:]
+    logs.sort().reverse().each { path -> readLog(path, tasks) }
+    return tasks.values() as List
 }
 
-def unfinishedIn(path) {
-    def told = [ours: false, whole: false, jobs: [:], tasks: [:]]
+// Bring the unfinished tasks, by the start of their hash, up to what a log says.
+def readLog(path, tasks) {
+    def told = [ours: false, whole: false, jobs: [:]]
     path.eachLine { line ->
-        if (line.contains(' Submitted process > ')) {
-            def prefix = (line =~ /\[(\w\w\/\w+)\] Submitted process > /)[0][1]
-            told.tasks[prefix] = [executor: null, job: null, folder: "${workflow.workDir.toRealPath()}/${prefix}".toString()]
+        if (line.contains('Session UUID: ')) {
+            told.ours = line.endsWith(workflow.sessionId.toString())
+        }
+        else if (!told.ours) {
+            return
+        }
+        else if (line.contains('ubmitted process > ')) {
+            def prefix = (line =~ /\[(\w\w\/\w+)\] (Re-s|S)ubmitted process > /)[0][1]
+            tasks[prefix] = [executor: null, job: null, folder: "${workflow.workDir.toRealPath()}/${prefix}".toString()] + (told.jobs[prefix] ?: [:])
         }
         else if (line.contains('] submitted process ')) {
             def found = line =~ /\[(\w+)\] submitted process .* > jobId: (\S+); workDir: (\S.*)$/
@@ -38,17 +49,27 @@ def unfinishedIn(path) {
         else if (line.contains('Task completed > ')) {
             def found = line =~ /; workDir: (.*?)( started: .*)?\]$/
             if (found) {
-                told.tasks.remove(prefixOf(found[0][1]))
+                tasks.remove(prefixOf(found[0][1]))
             }
-        }
-        else if (line.contains('Session UUID: ')) {
-            told.ours = line.endsWith(workflow.sessionId.toString())
         }
         else if (line.endsWith('Execution complete -- Goodbye')) {
             told.whole = true
         }
     }
-    return told.ours && !told.whole ? told.tasks.collect { prefix, task -> task + (told.jobs[prefix] ?: [:]) } : []
+    if (told.whole) {
+        tasks.clear()
+    }
+}
+
+// Nextflow 24.10.0 to .3 do such a task again in its old folder, and would publish what the first attempt left there and
+// take its end for the new one's. Put aside, and not removed: inputs in it are links, and its log may be wanted.
+def setAside(start) {
+    def named = file(start)
+    def found = named.parent.exists() ? named.parent.listFiles().findAll { folder -> folder.name.startsWith(named.name) && !folder.name.contains('.') } : []
+    if (found.size() == 1) {
+        def n_before = named.parent.listFiles().count { folder -> folder.name.startsWith("${found[0].name}.lost") }
+        java.nio.file.Files.move(found[0], found[0].resolveSibling("${found[0].name}.lost${n_before + 1}".toString()))
+    }
 }
 
 // 'ab/012345' of '/somewhere/work/ab/0123456789abcdef0123456789abcd'.
