@@ -231,7 +231,9 @@ def test_whatever_befell_a_session_its_results_are_the_same(session_small, tmp_p
 
     (folder,) = run.results.glob("*/*/*/alf/probe01")
     scores = score_alf(session_small, folder, "probe01")
-    assert len(scores) >= 2 and (scores.recall >= 0.9).all(), scores.to_string()
+    # Tridesclous 2 misses a fifth of one neuron's spikes.
+    assert len(scores) == 6 and (scores.precision >= 0.9).all(), scores.to_string()
+    assert (scores.recall >= 0.9).sum() >= 5 and scores.recall.min() >= 0.7, scores.to_string()
 
 
 def contents(run: Run) -> dict[str, str]:
