@@ -3,7 +3,8 @@
 
     python docs/psth.py results/mouse01/2026-03-01/001 probe00 lick OUT [LABEL]
 
-The event is the name of a digital line in the wiring file; its rising edges are taken. LABEL says whose word
+The event is the name of a digital line in the wiring file, or of one without a name there, as
+_nidq_port0line1; its rising edges are taken. LABEL says whose word
 chooses the units (all, consensus, bombcell, ...; all where left out). Writes OUT/psth.csv (a row a unit:
 cluster_id, then the rate in spikes/s for each bin, named by its middle in seconds from the event) and
 OUT/psth.png.
@@ -30,7 +31,11 @@ def rates(times: np.ndarray, events: np.ndarray, edges: np.ndarray) -> np.ndarra
 def main(session: Path, probe: str, event: str, out: Path, label: str = "all") -> None:
     """Write the rates and draw them."""
     spikes, clusters, _ = load_neural_data(session, probe, keep_units=label)
-    onsets = np.load(session / "alf" / "pulses" / f"{event}.intervals.npy")[:, 0]
+    pulses = session / "alf" / "pulses"
+    known = sorted(path.name.removesuffix(".intervals.npy") for path in pulses.glob("*.intervals.npy"))
+    if event not in known:
+        sys.exit(f"{pulses}: expected the event {event}, found {', '.join(known) or 'none'}; name one of them")
+    onsets = np.load(pulses / f"{event}.intervals.npy")[:, 0]
     edges = np.arange(-50, 101) / 100
     middles = (edges[:-1] + edges[1:]) / 2
     found = {
