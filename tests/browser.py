@@ -7,11 +7,13 @@ import json
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 # What is on the page, also within the parts that bokeh closes off in shadow roots.
 TEXT = """(() => {
@@ -99,31 +101,40 @@ class Page:
         from tornado.websocket import websocket_connect
 
         connection = await websocket_connect(self.address, max_message_size=2**28)
-        calls = [("Runtime.enable", {}), ("Log.enable", {}), ("Network.enable", {}), ("Page.enable", {})]
-        for number, (method, parameters) in enumerate([*calls, ("Page.navigate", {"url": url})]):
-            message = {"id": number, "method": method, "params": parameters}
-            await connection.write_message(json.dumps(message))
-        complaints = []
-        end = time.monotonic() + 60
-        while True:
-            event = json.loads(await asyncio.wait_for(connection.read_message(), end - time.monotonic()))
-            told = event.get("params", {})
-            if event.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-                complaints.append(json.dumps(told))
-            elif event.get("method") == "Log.entryAdded":
-                complaints.append(f"{told['entry']['level']}: {told['entry']['text']}")
-            elif event.get("method") == "Network.requestWillBeSent":
-                asked = told["request"]["url"]
-                if asked != url and not asked.startswith("data:"):
-                    complaints.append(f"asked for {asked}")
-            elif event.get("method") == "Page.loadEventFired":
-                # What a page does once it is loaded it does at once.
-                end = time.monotonic() + 60
-                await asyncio.sleep(1)
-                await connection.write_message(json.dumps({"id": 99, "method": "Runtime.enable"}))
-            elif event.get("id") == 99:
-                connection.close()
-                return complaints
+
+        async def send(number: int, method: str, **parameters) -> None:
+            await connection.write_message(json.dumps({"id": number, "method": method, "params": parameters}))
+
+        for number, domain in enumerate(("Runtime", "Log", "Network", "Page")):
+            await send(number, f"{domain}.enable")
+        # The browser's own first page, still on its way, can take the place of ours: then once more.
+        for _ in range(6):
+            await send(10, "Page.navigate", url=url)
+            complaints, ours = [], False
+            while True:
+                try:
+                    event = json.loads(await asyncio.wait_for(connection.read_message(), 20))
+                except asyncio.TimeoutError:
+                    break
+                told, method = event.get("params", {}), event.get("method")
+                if method == "Page.frameNavigated" and unquote(told["frame"]["url"]) == unquote(url):
+                    ours = True
+                elif method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+                    complaints.append(json.dumps(told))
+                elif method == "Log.entryAdded":
+                    complaints.append(f"{told['entry']['level']}: {told['entry']['text']}")
+                elif method == "Network.requestWillBeSent":
+                    asked = told["request"]["url"]
+                    if unquote(asked) != unquote(url) and not asked.startswith("data:"):
+                        complaints.append(f"asked for {asked}")
+                elif method == "Page.loadEventFired" and ours:
+                    # What a page does once it is loaded it does at once.
+                    await asyncio.sleep(1)
+                    await send(99, "Runtime.enable")
+                elif event.get("id") == 99:
+                    connection.close()
+                    return complaints
+        raise RuntimeError(f"the browser did not load {url}")
 
     async def _call(self, method: str, **parameters) -> dict:
         from tornado.websocket import websocket_connect
@@ -183,7 +194,8 @@ def check_page(path: Path, folder: Path, n_images: int | None = None) -> str:
 
     folder: where the browser writes.
     """
-    with opened("about:blank", folder) as shown:
+    folder.mkdir(exist_ok=True)
+    with opened("about:blank", Path(tempfile.mkdtemp(dir=folder))) as shown:
         for width, height in ((1920, 1080), (1280, 720)):
             shown.resize(width, height)
             assert shown.visit(path.resolve().as_uri()) == []
