@@ -34,7 +34,7 @@ def main(session: Path, probe: str, event: str, out: Path, label: str = "all") -
     pulses = session / "alf" / "pulses"
     known = sorted(path.name.removesuffix(".intervals.npy") for path in pulses.glob("*.intervals.npy"))
     if event not in known:
-        sys.exit(f"{pulses}: expected the event {event}, found {', '.join(known) or 'none'}; name one of them")
+        sys.exit(f"{pulses}: expected the event {event}, found {', '.join(known) or 'none'}; name one")
     onsets = np.load(pulses / f"{event}.intervals.npy")[:, 0]
     edges = np.arange(-50, 101) / 100
     middles = (edges[:-1] + edges[1:]) / 2
