@@ -103,7 +103,7 @@ containers/powerpixels-%.sif: containers/requirements-%.txt containers/powerpixe
 # From and to a registry, by this version's name: make images-push IMAGES_AT=oras://HOST/FOLDER
 IMAGES_AT    ?=
 IMAGE_NAMES  := cpu gpu
-VERSION      := $(shell sed -n "s/^ *version *= *'\(.*\)'/\1/p" nextflow.config)
+VERSION       = $(shell sed -n "s/^ *version *= *'\(.*\)'/\1/p" nextflow.config)
 NEED_ADDRESS = @[ -n "$(IMAGES_AT)" ] || { echo "make $@: give IMAGES_AT=oras://HOST/FOLDER"; exit 1; }
 
 images-push: ## The images to a registry: IMAGES_AT=oras://HOST/FOLDER
@@ -153,7 +153,7 @@ test-slurm: setup engines ## Tests on a real one-node SLURM: root on Debian
 	tests/cluster/setup_slurm.sh
 	POWERPIXELS_CLUSTER=1 .venv/bin/python -m pytest tests/cluster/test_slurm.py
 
-test-cluster: setup engines ## Tests in real images and on a real one-node SLURM: root on Debian, half an hour
+test-cluster: setup engines ## Tests in real images and on a real one-node SLURM: root on Debian, an hour
 	tests/cluster/setup_apptainer.sh
 	tests/cluster/setup_slurm.sh
 	[ ! -f containers/powerpixels-cpu.sif ] || [ -f containers/mountainsort5.sif ] \

@@ -12,19 +12,19 @@ resident set), of heap and all else.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "pipeline"))
-from driver import ENGINES, empty_session  # noqa: E402
+from driver import ENGINES, Run, empty_session  # noqa: E402
 
 # Two stubs read their inputs, which the wrapper links.
 SBATCH = """#!/bin/sh
@@ -38,7 +38,7 @@ echo "Submitted batch job $$"
 """
 
 
-class Run(NamedTuple):
+class Measured(NamedTuple):
     """A run of the head: exit status, wall and processor seconds, peak memory in MB."""
 
     status: int
@@ -47,7 +47,7 @@ class Run(NamedTuple):
     peak_mb: float
 
 
-def measured(command: list[str], folder: Path, environment: dict[str, str]) -> Run:
+def measured(command: list[str], folder: Path, environment: dict[str, str]) -> Measured:
     """Run the head to its end; what it prints goes to printed.txt in the folder."""
     begin = time.monotonic()
     peak_mb = cpu_s = 0.0
@@ -61,17 +61,7 @@ def measured(command: list[str], folder: Path, environment: dict[str, str]) -> R
                 peak_mb = int(peak.group(1)) / 1024
                 cpu_s = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
             time.sleep(0.5)
-    return Run(process.returncode, time.monotonic() - begin, cpu_s, peak_mb)
-
-
-def tasks_by_status(results: Path) -> dict[str, int]:
-    """How many tasks the newest trace has, by status."""
-    newest = max((results / "pipeline_info").glob("trace_*.tsv"), key=lambda path: path.stat().st_mtime_ns)
-    counts: dict[str, int] = {}
-    with open(newest, newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            counts[row["status"]] = counts.get(row["status"], 0) + 1
-    return counts
+    return Measured(process.returncode, time.monotonic() - begin, cpu_s, peak_mb)
 
 
 def main() -> None:
@@ -115,12 +105,11 @@ def main() -> None:
         print("run | tasks | wall, s | head's processor, s | s of wall per 1000 tasks | peak, MB")
         for what in ("first", "resumed"):
             run = measured(command, folder, environment)
-            counts = tasks_by_status(folder / "results")
-            n_tasks = sum(counts.values())
-            told = ", ".join(f"{n} {status.lower()}" for status, n in sorted(counts.items()))
+            statuses = [task["status"] for task in Run(run.status, "", folder).tasks()]
+            told = ", ".join(f"{n} {status.lower()}" for status, n in sorted(Counter(statuses).items()))
             print(
-                f"{what} | {told} | {run.wall_s:.0f} | {run.cpu_s:.0f} | {run.wall_s / n_tasks * 1000:.1f} "
-                f"| {run.peak_mb:.0f}",
+                f"{what} | {told} | {run.wall_s:.0f} | {run.cpu_s:.0f} "
+                f"| {run.wall_s / len(statuses) * 1000:.1f} | {run.peak_mb:.0f}",
                 flush=True,
             )
             if run.status != 0:

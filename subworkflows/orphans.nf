@@ -29,6 +29,7 @@ def unfinishedTasks() {
 // Bring the unfinished tasks, by the start of their hash, up to what a log says.
 def readLog(path, tasks) {
     def told = [ours: false, whole: false, jobs: [:]]
+    def work = workflow.workDir.toRealPath().toString()
     path.eachLine { line ->
         if (line.contains('Session UUID: ')) {
             told.ours = line.endsWith(workflow.sessionId.toString())
@@ -38,7 +39,7 @@ def readLog(path, tasks) {
         }
         else if (line.contains('ubmitted process > ')) {
             def prefix = (line =~ /\[(\w\w\/\w+)\] (Re-s|S)ubmitted process > /)[0][1]
-            tasks[prefix] = [executor: null, job: null, folder: "${workflow.workDir.toRealPath()}/${prefix}".toString()] + (told.jobs[prefix] ?: [:])
+            tasks[prefix] = [executor: null, job: null, folder: "${work}/${prefix}".toString()] + (told.jobs[prefix] ?: [:])
         }
         else if (line.contains('] submitted process ')) {
             def found = line =~ /\[(\w+)\] submitted process .* > jobId: (\S+); workDir: (\S.*)$/
@@ -65,9 +66,10 @@ def readLog(path, tasks) {
 // take its end for the new one's. Put aside, and not removed: inputs in it are links, and its log may be wanted.
 def setAside(start) {
     def named = file(start)
-    def found = named.parent.exists() ? named.parent.listFiles().findAll { folder -> folder.name.startsWith(named.name) && !folder.name.contains('.') } : []
+    def alike = named.parent.exists() ? named.parent.listFiles().findAll { folder -> folder.name.startsWith(named.name) } : []
+    def found = alike.findAll { folder -> !folder.name.contains('.') }
     if (found.size() == 1) {
-        def n_before = named.parent.listFiles().count { folder -> folder.name.startsWith("${found[0].name}.lost") }
+        def n_before = alike.count { folder -> folder.name.startsWith("${found[0].name}.lost") }
         java.nio.file.Files.move(found[0], found[0].resolveSibling("${found[0].name}.lost${n_before + 1}".toString()))
     }
 }
@@ -152,7 +154,8 @@ def stopProcesses(folders) {
 def wrappersIn(folders) {
     return ProcessHandle.allProcesses().iterator().findAll { one ->
         def words = one.info().arguments().orElse(null)?.toList() ?: []
-        words.any { word -> word.endsWith('.command.run') } && folders.any { folder -> workingFolder(one).startsWith(folder) }
+        def here = words.any { word -> word.endsWith('.command.run') } ? workingFolder(one) : ''
+        folders.any { folder -> here.startsWith(folder) }
     }
 }
 

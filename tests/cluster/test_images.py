@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from packaging.requirements import Requirement
 from powerpixels.simulate import score_alf
@@ -130,47 +131,36 @@ def test_a_session_in_the_images_equals_one_in_the_local_environment(session_sma
     assert inside_images == local
 
 
-def test_a_sorter_in_an_image_of_its_own(session_small, tmp_path):
-    """MountainSort 5, which no environment of this project holds, by an image that `make sorter-image` built."""
-    image = ROOT / "containers" / "mountainsort5.sif"
+def scores_of(sorter: str, session: Path, folder: Path, *more: str) -> pd.DataFrame:
+    """Run a session with the sorter of an image of that name; how well probe00's neurons were found."""
+    image = ROOT / "containers" / f"{sorter}.sif"
     needed("cpu")
     if not image.exists():
-        pytest.skip(f"no {image}: make sorter-image")
-    (tmp_path / "userns.config").write_text("apptainer.runOptions = '--userns'\n")
-    launcher = Launcher(ENGINES[0], tmp_path / "run")
-    run = launcher.run(
-        *("-c", tmp_path / "userns.config", "--input", session_small / "samplesheet.csv", "--drift", "off"),
-        *("--container", IMAGES["cpu"], "--sorter", "mountainsort5", "--sorter_image", image),
+        pytest.skip(f"no {image}: make test-cluster")
+    (folder / "userns.config").write_text("apptainer.runOptions = '--userns'\n")
+    run = Launcher(ENGINES[0], folder / "run").run(
+        *("-c", folder / "userns.config", "--input", session / "samplesheet.csv", "--drift", "off"),
+        *("--container", IMAGES["cpu"], "--sorter", sorter, "--sorter_image", image, *more),
         profile="local,test,apptainer",
     )
     assert run.status == 0, run.output
-    (folder,) = run.results.glob("*/*/*/alf/probe00")
-    scores = score_alf(session_small, folder, "probe00")
+    versions = (run.results / "pipeline_info" / "software_versions.yml").read_text()
+    assert f"{sorter}.sif: sha256" in versions
+    (alf,) = run.results.glob("*/*/*/alf/probe00")
+    return score_alf(session, alf, "probe00")
+
+
+def test_a_sorter_in_an_image_of_its_own(session_small, tmp_path):
+    """MountainSort 5, which no environment of this project holds, by an image that `make sorter-image` built."""
+    scores = scores_of("mountainsort5", session_small, tmp_path)
     assert len(scores) >= 3 and (scores.recall >= 0.7).all(), scores.to_string()
     assert (scores.precision >= 0.9).all(), scores.to_string()
-    versions = (run.results / "pipeline_info" / "software_versions.yml").read_text()
-    assert "mountainsort5.sif: sha256" in versions
 
 
 def test_a_compiled_sorter_in_an_image_built_on_its_own(session_small, tmp_path):
     """As for MATLAB's sorters: `make sorter-image FROM=...` on an image of another Debian and Python, which has the
     sorter's program on its PATH. Both are stand-ins (compiled_sorter.def, ks2_5_compiled.py)."""
-    image = ROOT / "containers" / "kilosort2_5.sif"
-    needed("cpu")
-    if not image.exists():
-        pytest.skip(f"no {image}: make test-cluster")
-    (tmp_path / "userns.config").write_text("apptainer.runOptions = '--userns'\n")
-    launcher = Launcher(ENGINES[0], tmp_path / "run")
-    run = launcher.run(
-        *("-c", tmp_path / "userns.config", "--input", session_small / "samplesheet.csv", "--device", "gpu"),
-        *("--drift", "off", "--container", IMAGES["cpu"], "--sorter", "kilosort2_5", "--sorter_image", image),
-        profile="local,test,apptainer",
-    )
-    assert run.status == 0, run.output
-    versions = (run.results / "pipeline_info" / "software_versions.yml").read_text()
-    assert "kilosort2_5.sif: sha256" in versions
-    (folder,) = run.results.glob("*/*/*/alf/probe00")
-    scores = score_alf(session_small, folder, "probe00")
+    scores = scores_of("kilosort2_5", session_small, tmp_path, "--device", "gpu")
     # Crossings of a threshold: of two neurons that fire together it takes the larger.
     assert len(scores) == 4 and (scores.precision >= 0.9).all(), scores.to_string()
     assert (scores.recall >= 0.9).sum() >= 3 and scores.recall.min() >= 0.6, scores.to_string()

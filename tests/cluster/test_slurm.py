@@ -31,6 +31,15 @@ pytestmark = pytest.mark.skipif(
     reason="a real SLURM is tested by make test-cluster only",
 )
 
+# Waiting is what a real cluster needs, and only that.
+IMPATIENT = """executor {
+    submitRateLimit = '100/1sec'
+    pollInterval = '500 ms'
+    queueStatInterval = '1 sec'
+    exitReadTimeout = '5 sec'
+}
+process.queue = 'preemptible'
+"""
 HELD_S = 20  # how long each SORT lasts: time to preempt it
 PATIENCE_S = 300
 
@@ -66,9 +75,7 @@ class Session:
         empty_session(folder / "raw", n_probes=1)
         (folder / "sheet.csv").write_text("subject,raw\nm1,raw\n")
         (folder / "held.config").write_text(
-            "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '500 ms'\n"
-            "    queueStatInterval = '1 sec'\n    exitReadTimeout = '5 sec'\n}\n"
-            f"process.queue = 'preemptible'\nprocess {{ withName: SORT {{ beforeScript = 'sleep {held_s}' }} }}\n{more}"
+            f"{IMPATIENT}process {{ withName: SORT {{ beforeScript = 'sleep {held_s}' }} }}\n{more}"
         )
         self.launcher = Launcher(ENGINES[0], folder / "launch", project)
         # 25.04.0's strict configuration parser knows no profile once -c names a second file.
@@ -191,11 +198,7 @@ def test_whatever_befell_a_session_its_results_are_the_same(session_small, tmp_p
     of higher priority, and then the head is killed. Resumed, it does again what was lost and nothing else, and all that
     it publishes is what an undisturbed run publishes; the neurons are the known ones."""
     site = tmp_path / "site.config"
-    site.write_text(
-        "executor {\n    submitRateLimit = '100/1sec'\n    pollInterval = '500 ms'\n"
-        "    queueStatInterval = '1 sec'\n    exitReadTimeout = '5 sec'\n}\n"
-        "process.queue = 'preemptible'\napptainer.runOptions = '--userns'\n"
-    )
+    site.write_text(f"{IMPATIENT}apptainer.runOptions = '--userns'\n")
     arguments = ("-c", site, "--input", session_small / "samplesheet.csv", "--only", "*/*/probe01")
     arguments += ("--sorter", "tridesclous2", "--drift", "off")
     profile = "slurm,test"
