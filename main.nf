@@ -7,6 +7,7 @@ include { failedTasks ; failureLine    } from './subworkflows/failures'
 include { imagesOf                     } from './subworkflows/manifest'
 include { recordStart ; recordEnd      } from './subworkflows/record'
 include { stopOrphans                  } from './subworkflows/orphans'
+include { forgetFinished ; keepFinished ; unfinished ; withDigests } from './subworkflows/finished'
 include { NEUROPIXELS                  } from './subworkflows/neuropixels'
 
 workflow {
@@ -28,8 +29,17 @@ workflow {
         file(opts.checkpoint_dir).mkdirs()
     }
     // [ [subject: 'mouse01', session: '2026-03-01_001'], /data/mouse01/run1_g0, [], 'd41d8c…' ]
-    def rows = readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json"), opts.only)
+    def chosen = withDigests(readSamplesheet(opts.input, file("${projectDir}/assets/schema_input.json"), opts.only), opts)
     stopOrphans()
+    def begun = opts.skip_finished ? unfinished(chosen, opts) : chosen
+    def rows = begun.collect { row, _digest -> row }
+    if (opts.skip_finished) {
+        log.info("${chosen.size() - begun.size()} of ${chosen.size()} sessions are finished, of the same inputs, parameters and code, and left as they are (--skip_finished)")
+    }
+    if (!rows) {
+        exit(0)
+    }
+    forgetFinished(rows, opts)
     def record = recordStart(rows, opts)
     sessions = channel.fromList(rows)
 
@@ -55,6 +65,9 @@ workflow {
         }
         else if (workflow.success) {
             log.info("All done. The results are in ${opts.outdir}, one line a probe in ${opts.outdir}/summary.csv")
+        }
+        if (workflow.success && !opts.stop_after) {
+            keepFinished(begun, opts)
         }
         recordEnd(record, workflow.success && !failures)
     }

@@ -39,7 +39,7 @@ def recordOf(opts, names, versions) {
 
 // The parameters that bear on results; of files the name and what they hold, never where they lie.
 def parametersOf(opts) {
-    def elsewhere = ['input', 'outdir', 'only', 'stop_after', 'publish_dir_mode', 'container', 'sorter_image', 'scratch', 'checkpoint_dir', 'device']
+    def elsewhere = ['input', 'outdir', 'only', 'skip_finished', 'stop_after', 'publish_dir_mode', 'container', 'sorter_image', 'scratch', 'checkpoint_dir', 'device']
     def files = ['wiring', 'metadata', 'sorter_params', 'bombcell_params', 'ibl_params', 'unitrefine_models']
     return opts
         .findAll { entry -> !(entry.key in elsewhere) && !(entry.key =~ '^(help|custom_config_|config_profile_|max_|igenomes_)') }

@@ -52,7 +52,7 @@ process REPORT {
     for summary in ${summaries}; do
         row=\$(sed 's|.*"subject": "\\([^"]*\\)", "session": "\\([^"]*\\)".*|rows/\\1/\\2.json|' \$summary)
         mkdir -p \$(dirname \$row)
-        cp \$summary \$row
+        sed 's|^{|[{"status": "done", |; s|}\$|}]|' \$summary > \$row
     done
     echo '{}' > versions.json
     """

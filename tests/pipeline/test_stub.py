@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -225,6 +226,63 @@ def test_some_probes_up_to_a_stage_and_then_the_rest(oldest, tmp_path):
     assert (
         nobody.status != 0 and "--only m1/*/probe9: the chosen sessions have no such probe" in nobody.output
     )
+
+
+def test_finished_sessions_are_skipped(oldest, tmp_path):
+    """--skip_finished makes no task of a session that is whole and made of the same; anything else begins it anew, the
+    work folder or Nextflow's memory are not needed. Sessions that are sorted as one go together."""
+    oldest.project = copy_project(tmp_path / "project")
+    for name in ("one", "two", "three", "four"):
+        empty_session(tmp_path / name, n_probes=1)
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text(
+        "subject,session,raw,concatenate,probes\nm1,2026-03-01,one,,\nm1,2026-03-02,two,both,\n"
+        "m1,2026-03-03,three,both,\nm1,2026-03-04,four,,probe00 probe05\n"
+    )
+    session = {number: f"m1/2026-03-0{number}_001" for number in range(1, 5)}
+    arguments = ("-stub-run", "--input", sheet, "--skip_finished")
+
+    def begun(run: Run) -> set[str]:
+        return {row["tag"] for row in run.tasks() if row["stage"] == "INSPECT"}
+
+    first = oldest.run(*arguments)
+    assert first.status != 0 and "0 of 4 sessions are finished" in first.output
+    assert begun(first) == set(session.values())
+    results = first.results
+    finished = results / "pipeline_info" / "finished"
+    assert {str(path.relative_to(finished)) for path in finished.rglob("*_001")} == {
+        session[1], session[2], session[3],
+    }  # fmt: skip
+
+    # The probe that is not there, asked for no longer; and no memory of the work.
+    sheet.write_text(sheet.read_text().replace("probe00 probe05", "probe00"))
+    for folder in ("work", ".nextflow"):
+        shutil.rmtree(oldest.folder / folder)
+    second = oldest.run(*arguments)
+    assert second.status == 0 and "3 of 4 sessions are finished" in second.output
+    assert begun(second) == {session[4]}
+
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
+    nothing = oldest.run(*arguments, "-resume")
+    assert nothing.status == 0 and "4 of 4 sessions are finished" in nothing.output
+    after = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
+    assert {path for path in after if before.get(path) != after[path] and "pipeline_info" not in path.parts} == set()
+
+    # A raw file of one of two that are sorted as one, and what a manifest names in another size.
+    for path in (tmp_path / "three").rglob("*ap.bin"):
+        path.write_text("more")
+    spikes = "alf/probe00/spikes.times.npy"
+    manifest = results / "m1/2026-03-01/001/qc/probe00/manifest.json"
+    manifest.write_text(json.dumps({"files": [{"path": spikes, "size_bytes": 1}]}))
+    third = oldest.run(*arguments, "-resume")
+    assert begun(third) == {session[1], session[2], session[3]}
+
+    # Another parameter, another line of the code.
+    assert begun(oldest.run(*arguments, "-resume", "--seed", "43")) == set(session.values())
+    with open(oldest.project / "bin" / "powerpixels" / "status.py", "a") as file:
+        file.write("# one more line\n")
+    other = oldest.run(*arguments, "-resume", "--seed", "43", "--only", session[1])
+    assert "0 of 1 sessions are finished" in other.output
 
 
 def test_tasks_of_a_killed_head_are_ended(oldest, tmp_path):
