@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from alignment_tool import AlignmentTool
@@ -15,7 +17,7 @@ from one.alf.io import load_object
 from one.api import One
 from powerpixels import alf, load_neural_data
 from powerpixels.brain import load_channel_locations, region_acronyms
-from powerpixels.export import gather
+from powerpixels.export import UnitMotion, gather
 from powerpixels.histology import convert_session
 from powerpixels.stage import DataError
 
@@ -51,8 +53,13 @@ def aligned(tmp_path_factory):
         ids = np.array(list(REGIONS))[np.arange(12) // 4]
         paths.append(tool.save(shank, ids, [REGIONS[i] for i in ids], xyz))
         truth |= {int(row): (*at * 1e6, i, REGIONS[i]) for row, at, i in zip(rows, xyz, ids, strict=True)}
-    alf.write_alf(export(paths), folder)
-    return SimpleNamespace(session=session, folder=folder, paths=paths, truth=truth)
+    motions = {
+        f"shank{k}": UnitMotion(np.arange(4.0) + k, np.array([200.0]), np.ones((4, 1)) * k) for k in (0, 2)
+    }
+    alf.write_alf(replace(export(paths), motions=motions), folder)
+    as_one = replace(export(), units=["shank0"], motions={"shank0": motions["shank0"]})
+    alf.write_alf(as_one, session / "alf" / "probe01")
+    return SimpleNamespace(session=session, folder=folder, paths=paths, truth=truth, motions=motions)
 
 
 def test_regions_are_iblatlas_own(regions):
@@ -174,6 +181,17 @@ def test_the_loader_reads_what_was_published(aligned):
     assert np.array_equal(kept.clusters["acronym"], published.clusters["acronym"])
 
 
+def drawn(loader, spikes, channels, regions, drift=None) -> list:
+    """The line of the motion in a loader's raster."""
+    figure, axes = loader.raster(spikes, channels, br=regions, title="", drift=drift)
+    plt.close(figure)
+    return [line.get_xydata().tolist() for line in axes[0, 0].lines]
+
+
+def drawn_of(motion: UnitMotion) -> list:
+    return [np.column_stack([motion.times, motion.um]).tolist()]
+
+
 def test_one_and_brainbox_open_the_session(aligned, regions):
     from brainbox.io.one import SpikeSortingLoader
     from one.alf.cache import make_parquet_db
@@ -185,9 +203,8 @@ def test_one_and_brainbox_open_the_session(aligned, regions):
     spikes = one.load_object(eid, "spikes", collection="alf/probe00")
     assert np.array_equal(spikes["times"], np.load(aligned.folder / "spikes.times.npy"))
 
-    loader = SpikeSortingLoader(
-        session_path=aligned.session, pname="probe00", one=one, atlas=SimpleNamespace(regions=regions)
-    )
+    known = {"session_path": aligned.session, "one": one, "atlas": SimpleNamespace(regions=regions)}
+    loader = SpikeSortingLoader(pname="probe00", **known)
     spikes, clusters, channels = loader.load_spike_sorting(spike_sorter="")
     assert loader.histology == "alf"
     assert np.array_equal(spikes["clusters"], np.load(aligned.folder / "spikes.clusters.npy"))
@@ -198,6 +215,14 @@ def test_one_and_brainbox_open_the_session(aligned, regions):
         channels["axial_um"].tolist()
         == np.load(aligned.folder / "channels.localCoordinates.npy")[:, 1].tolist()
     )
+    # Of a probe with a motion for each shank it finds none, and its raster draws the one it is given ...
+    loader.download_spike_sorting_object("drift", "", missing="ignore")
+    assert "drift" not in loader.files
+    drift = one.load_object(eid, "drift", collection="alf/probe00/drift/shank2")
+    assert drawn(loader, spikes, channels, regions, drift) == drawn_of(aligned.motions["shank2"])
+    # ... and of a probe that was sorted as one its own.
+    other = SpikeSortingLoader(pname="probe01", spike_sorter="", **known)
+    assert drawn(other, spikes, channels, regions) == drawn_of(aligned.motions["shank0"])
     merged = loader.merge_clusters(spikes, clusters, channels)
     assert merged["label"].tolist()[:3] == pytest.approx([1, 2 / 3, 1 / 3])
     assert merged["acronym"].tolist() == [aligned.truth[row][4] for row in clusters["channels"]]
