@@ -17,7 +17,7 @@ from one.alf.io import load_object
 from one.api import One
 from powerpixels import alf, load_neural_data
 from powerpixels.brain import load_channel_locations, region_acronyms
-from powerpixels.export import UnitMotion, gather
+from powerpixels.export import UnitMotion, gather, summarise
 from powerpixels.histology import convert_session
 from powerpixels.stage import DataError
 
@@ -247,6 +247,25 @@ def test_what_does_not_fit_is_refused(aligned, tmp_path, change, message):
     path.write_text(json.dumps(entries))
     with pytest.raises(DataError, match=message):
         load_channel_locations([path], export().recorded)
+
+
+def test_a_bad_alignment_costs_the_regions_alone(aligned, tmp_path, caplog):
+    """All of them, where one of two files is an earlier export's or doubles a channel; the summary names it."""
+    stale = tmp_path / "channel_locations_shank2.json"
+    entries = json.loads(aligned.paths[0].read_text())
+    stale.write_text(json.dumps(entries | {"channel_3": entries["channel_3"] | {"axial": 777.0}}))
+    double = tmp_path / "channel_locations_shank3.json"
+    double.write_text(json.dumps(entries))
+    sound = export()
+    for bad, said in ((stale, "expected the positions of this probe's"), (double, "expected channels that no other file has")):
+        found = export([aligned.paths[0], bad])
+        (note,) = [note for note in summarise(found).warnings if note.startswith("without brain regions")]
+        assert note.startswith(f"without brain regions: {bad}: {said}") and note in caplog.text
+        assert found.brain == {} and found.identifier == sound.identifier
+    alf.write_alf(found, tmp_path / "alf")
+    assert not [
+        path for path in (tmp_path / "alf").iterdir() if "brain" in path.name or "mlapdv" in path.name
+    ]
 
 
 def test_a_channel_in_two_files_is_refused(aligned, tmp_path):

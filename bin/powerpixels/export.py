@@ -38,6 +38,7 @@ from powerpixels.documents import (
     Stream,
 )
 from powerpixels.motion import MotionDocument
+from powerpixels.stage import DataError
 
 log = logging.getLogger("powerpixels")
 
@@ -234,10 +235,11 @@ def gather(
     document: of the session to export. preprocess: of the recording that was sorted, this session's or
     that of several sessions. units: the probe's sorting units, in any order; each unit that PREPROCESS
     made must be there exactly once. locations: channel_locations*.json of the probe's alignment, if there is
-    one (``DataError`` where they do not fit). muted: muted.npy of PREPROCESS, if anything was to be muted.
-    motions: folders of DRIFT, of those sorting units whose motion was looked for. Raises ValueError where the
-    parts do not belong together (another probe's or another unit's folder, a spike or unit that one stage has
-    and another has not): that is a defect of the pipeline, never to be papered over.
+    one; where they do not fit, there are no regions and a note says why. muted: muted.npy of PREPROCESS, if
+    anything was to be muted. motions: folders of DRIFT, of those sorting units whose motion was looked for.
+    Raises ValueError where the parts do not belong together (another probe's or another unit's folder, a
+    spike or unit that one stage has and another has not): that is a defect of the pipeline, never to be
+    papered over.
     """
     probe = document.probe
     part = _part(document, preprocess)
@@ -304,6 +306,13 @@ def gather(
         notes.append(
             f"{int(spike_muted.sum())} of {spike_muted.size} spikes lie in stretches that were muted"
         )
+    brain = {}
+    try:
+        brain = load_channel_locations(locations, _by_column(probe.ap.channels))
+    except DataError as error:
+        # Spikes and units are none the worse for it.
+        notes.append(f"without brain regions: {error}")
+        log.warning("%s: %s", probe.name, notes[-1])
     sample_us = 1e6 / probe.ap.sampling_rate_hz
     if clock.bound_us is not None and clock.bound_us > CLOCK_NOTE_SAMPLES * sample_us:
         notes.append(
@@ -323,7 +332,7 @@ def gather(
         clock=clock,
         channels=kept,
         channel_labels={column: label for (column, _), label in labels.items()},
-        brain=load_channel_locations(locations, _by_column(probe.ap.channels)),
+        brain=brain,
         clusters=table,
         cluster_channels=clusters["channels"],
         cluster_depths=clusters["depths"],
