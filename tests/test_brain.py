@@ -257,7 +257,10 @@ def test_a_bad_alignment_costs_the_regions_alone(aligned, tmp_path, caplog):
     double = tmp_path / "channel_locations_shank3.json"
     double.write_text(json.dumps(entries))
     sound = export()
-    for bad, said in ((stale, "expected the positions of this probe's"), (double, "expected channels that no other file has")):
+    for bad, said in (
+        (stale, "expected the positions of this probe's"),
+        (double, "expected channels that no other file has"),
+    ):
         found = export([aligned.paths[0], bad])
         (note,) = [note for note in summarise(found).warnings if note.startswith("without brain regions")]
         assert note.startswith(f"without brain regions: {bad}: {said}") and note in caplog.text
@@ -275,13 +278,12 @@ def test_a_channel_in_two_files_is_refused(aligned, tmp_path):
         load_channel_locations([aligned.paths[0], copy], export().recorded)
 
 
-def test_a_real_alignment_of_ibl(real_data, tmp_path):
-    """An insertion's picks and alignment as somebody made them, through ibllib, onto a 1.0 probe's channels."""
+def test_real_alignments_of_ibl(real_data, tmp_path):
+    """Insertions' picks and alignments as people made them, through ibllib, onto a 1.0 probe's channels."""
     from iblatlas.atlas import AllenAtlas
     from ibllib.pipes.ephys_alignment import EphysAlignment
 
-    real = np.load(real_data / "iblapps/tests/fixtures/data_alignmentqc_gui.npz", allow_pickle=True)
-    feature, track = (np.array(line) for line in next(reversed(real["alignments"].item().values())))
+    atlas = AllenAtlas(25, mock=True)
     channels = [
         built()
         .document.probe.ap.channels[0]
@@ -292,18 +294,26 @@ def test_a_real_alignment_of_ibl(real_data, tmp_path):
     ]
     np.save(tmp_path / "channels.localCoordinates.npy", [[c.x_um, c.y_um] for c in channels])
     tool = AlignmentTool(tmp_path)
-    aligned = EphysAlignment(
-        real["xyz_picks"], tool.positions[:, 1], track, feature, brain_atlas=AllenAtlas(25, mock=True)
-    )
-    xyz = aligned.get_channel_locations(feature, track)
-    path = tool.save(0, np.full(384, 997), ["root"] * 384, xyz)
-    found = load_channel_locations([path], channels)
-    assert list(found) == list(range(384))
-    assert np.array([location[:3] for location in found.values()]) == pytest.approx(xyz * 1e6, abs=1e-6)
-    # Along a track that goes 3.8 mm down in the left hemisphere, channel 0 at the tip.
-    depths = np.array([location.z_um for location in found.values()])
-    assert (np.diff(depths[::2]) > 0).all() and 3000 < np.ptp(depths) < 4500
-    assert all(location.x_um < 0 for location in found.values())
+    # The picks are in metres but in one of the files, where they are in µm.
+    for name, unit in (
+        ("iblapps/tests/fixtures/data_alignmentqc_gui.npz", 1.0),
+        ("ibllib/ibllib/tests/fixtures/qc/data_alignmentqc_existing.npz", 1e-6),
+        ("ibllib/ibllib/tests/fixtures/qc/data_alignmentqc_manual.npz", 1.0),
+    ):
+        real = np.load(real_data / name, allow_pickle=True)
+        # Of the people who aligned it the last.
+        feature, track = (np.array(line) for line in next(reversed(real["alignments"].item().values())))
+        picks = real["xyz_picks"] * unit
+        aligned = EphysAlignment(picks, tool.positions[:, 1], track, feature, brain_atlas=atlas)
+        xyz = aligned.get_channel_locations(feature, track)
+        path = tool.save(0, np.full(384, 997), ["root"] * 384, xyz)
+        found = load_channel_locations([path], channels)
+        assert list(found) == list(range(384))
+        places = np.array([location[:3] for location in found.values()])
+        assert places == pytest.approx(xyz * 1e6, abs=1e-6)
+        # Along a track that goes some mm down in the left hemisphere, channel 0 at the tip.
+        assert (np.diff(places[::2, 2]) > 0).all() and 2500 < np.ptp(places[:, 2]) < 4500
+        assert (places[:, 0] < 0).all()
 
 
 def test_left_hemisphere_and_missing_origin(aligned, tmp_path):
