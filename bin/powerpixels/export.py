@@ -46,6 +46,9 @@ log = logging.getLogger("powerpixels")
 # Brain Laboratory's files do.
 WAVEFORM_CHANNELS = 32
 
+# Of SpikeInterface's unit locations: they are fitted to the channels within it of the main one.
+FIT_RADIUS_UM = 75.0
+
 # Root of all identifiers made here: the same input always gets the same ones.
 NAMESPACE = uuid.UUID("6f0c2a52-4c0e-5d0b-9a53-0c6f2f3d7d11")
 
@@ -125,7 +128,7 @@ class ProbeExport:
     clusters: table of n rows, row k is cluster k, in order of (sorting unit, sorter's unit id);
     columns IDENTITY_COLUMNS, then the metrics; where sessions were sorted as one also SESSION_SPIKES, as
     labels and metrics are then of all sessions. cluster_channels: (n,) int32, main channel as index
-    into channels. cluster_depths: (n,) float32 µm. cluster_amps: (n,) float32 V, mean of the
+    into channels. cluster_depths: (n,) float32 µm, see ``_depths``. cluster_amps: (n,) float32 V, mean of the
     spikes' amplitudes, NaN without a spike. cluster_peak_to_trough: (n,) float64 ms, time of the mean
     waveform's maximum minus that of its minimum on the main channel. cluster_uuids: n texts.
 
@@ -615,13 +618,15 @@ def _analyzed(
     polarity = np.sign(on_main[np.arange(len(rows)), heights.argmax(axis=1)])
 
     samples, unit_index, amplitudes, depths = _spikes(sorting, analyzer, folders)
+    places = np.asarray(analyzer.get_extension("unit_locations").get_data())[rows, :2]
+    positions = np.asarray(analyzer.get_channel_locations())[main]
     return _Unit(
         sorting=sorting,
         recording=recording,
         channels=channels,
         table=table,
         main_channels=main,
-        depths=np.asarray(analyzer.get_extension("unit_locations").get_data())[rows, 1],
+        depths=_depths(places, positions, depths, unit_index),
         peak_to_trough=(on_main.argmax(axis=1) - on_main.argmin(axis=1)) / rate * 1e3,
         mean=mean,
         sd=sd,
@@ -672,6 +677,20 @@ def _spikes(sorting: SortingDocument, analyzer, folders: UnitFolders) -> tuple[n
     depths = np.asarray(analyzer.get_extension("spike_locations").get_data()["y"])[vector_order]
     unit_index = np.searchsorted(np.asarray(sorting.unit_ids), ids)
     return samples.astype(np.int64), unit_index, amplitudes, depths
+
+
+def _depths(
+    places: np.ndarray, positions: np.ndarray, spike_depths: np.ndarray, unit_index: np.ndarray
+) -> np.ndarray:
+    """(n,) µm: the units' own, or the mean of their spikes' where the fit of the unit's place got lost.
+
+    places, positions: (n, 2) µm, of units and of their main channels. The fit, SpikeInterface's monopolar
+    triangulation, is of channels up to FIT_RADIUS_UM from the main one and may end anywhere.
+    """
+    n_spikes = np.bincount(unit_index, minlength=len(places))
+    means = np.bincount(unit_index, weights=spike_depths, minlength=len(places)) / np.maximum(n_spikes, 1)
+    lost = ~(np.linalg.norm(places - positions, axis=1) <= FIT_RADIUS_UM)
+    return np.where(lost, means, places[:, 1])
 
 
 def _concatenate(
