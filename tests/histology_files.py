@@ -1,7 +1,7 @@
 """Files as the histology tools write them, of tracks that are known: AP, DV, ML voxels of 10 um, from 1.
 
 Structures are those of the tools' sources: AP_Histology's annotate_neuropixels (v1), annotator and annotation2ccf
-(v2); the Universal Probe Finder's SF_SliceFile2TracksFile, SH_LoadSlicePath and SF_SlicePts2AtlasPts;
+(v2), whose coordinates are MATLAB's subscripts (grab_atlas_slice); the Universal Probe Finder's SF_SliceFile2TracksFile, SH_LoadSlicePath and SF_SlicePts2AtlasPts;
 brainglobe-segmentation's save_single_track; Pinpoint's Probe2Text. HDF5 files are laid out as MATLAB's -v7.3.
 """
 

@@ -342,7 +342,7 @@ def test_motion_and_muted_stretches_of_a_session(made, tmp_path):
     arguments = (document, preprocess, CLOCK, made.units, (), tmp_path / "muted.npy", motions)
     export = gather(*arguments)
     alf.write_alf(export, tmp_path / "alf")
-    names = [path.name for path in (tmp_path / "alf").iterdir() if path.is_file()]
+    names = [path.name for path in (tmp_path / "alf").rglob("*") if path.is_file()]
     assert [name for name in names if not spec.is_valid(name)] == []
 
     spikes = load_object(tmp_path / "alf", "spikes")
@@ -353,13 +353,14 @@ def test_motion_and_muted_stretches_of_a_session(made, tmp_path):
     assert f"{expected.sum()} of {len(samples)} spikes lie in stretches that were muted" in export.notes
 
     # Only one of three shanks has a motion; the bins at 2.5, 3.5 and 4.5 s of 5 are this session's.
-    drift = {name: np.load(tmp_path / "alf" / f"{name}.shank2.npy") for name in ("drift.times", "drift.um")}
-    assert np.load(tmp_path / "alf" / "drift_depths.um.shank2.npy").tolist() == [100.0, 180.0]
-    assert drift["drift.um"].tolist() == [[4, 5], [6, 7], [8, 9]]
+    (of_shank,) = (tmp_path / "alf" / "drift").iterdir()
+    drift, depths = load_object(of_shank, "drift"), load_object(of_shank, "drift_depths")
+    assert of_shank.name == "shank2" and depths["um"].tolist() == [100.0, 180.0]
+    assert drift["um"].tolist() == [[4, 5], [6, 7], [8, 9]]
     on_reference = CLOCK.offset_s + CLOCK.slope * np.array([0.5, 1.5, 2.5])
-    assert drift["drift.times"] == pytest.approx(on_reference, abs=1e-9)
+    assert drift["times"] == pytest.approx(on_reference, abs=1e-9)
     clock = json.loads((tmp_path / "alf" / "_powerpixels_clock.fit.json").read_text())
-    assert clock["files"]["drift.times.shank2.npy"] == {"clock": "nidq", "unit": "s", "bound_us": None}
+    assert clock["files"]["drift/shank2/drift.times.npy"] == {"clock": "nidq", "unit": "s", "bound_us": None}
     with pytest.raises(ValueError, match="expected each of the units"):
         gather(*arguments[:-1], [motions[0], motions[0]])
     # The only unit's files have IBL's plain names.
@@ -392,7 +393,7 @@ def test_the_manuals_table_is_what_is_written(made, tmp_path):
     )
     rows = dict(re.findall(r"^\| `([^`]+)` \|([^|]*)\|", page, re.MULTILINE))
     written = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
-    names = {re.sub(r"\.shank\d", "", name) for name in written}
+    names = {re.sub(r"^drift/shank\d/", "", name) for name in written}
     ours = {name for name in rows if "_iblqc_" not in name and name not in ("lfp.zarr", "xyz_picks.json")}
     assert names == ours
     assert {name for name in rows if name.endswith("timestamps.npy")} == alf.RAW_QC_UNITS.keys()
@@ -400,7 +401,9 @@ def test_the_manuals_table_is_what_is_written(made, tmp_path):
     for name, path in written.items():
         if path.suffix != ".npy":
             continue
-        shape, kind = re.fullmatch(r" \(([^)]*)\) (\w+) ", rows[re.sub(r"\.shank\d", "", name)]).groups()
+        shape, kind = re.fullmatch(
+            r" \(([^)]*)\) (\w+) ", rows[re.sub(r"^drift/shank\d/", "", name)]
+        ).groups()
         array = np.load(path)
         assert array.ndim == len([part for part in shape.split(",") if part.strip()]), name
         assert array.dtype.kind == kinds[kind] if kind in kinds else array.dtype == kind, name

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from alignment_tool import AlignmentTool
@@ -15,7 +17,7 @@ from one.alf.io import load_object
 from one.api import One
 from powerpixels import alf, load_neural_data
 from powerpixels.brain import load_channel_locations, region_acronyms
-from powerpixels.export import gather
+from powerpixels.export import UnitMotion, gather, summarise
 from powerpixels.histology import convert_session
 from powerpixels.stage import DataError
 
@@ -51,8 +53,13 @@ def aligned(tmp_path_factory):
         ids = np.array(list(REGIONS))[np.arange(12) // 4]
         paths.append(tool.save(shank, ids, [REGIONS[i] for i in ids], xyz))
         truth |= {int(row): (*at * 1e6, i, REGIONS[i]) for row, at, i in zip(rows, xyz, ids, strict=True)}
-    alf.write_alf(export(paths), folder)
-    return SimpleNamespace(session=session, folder=folder, paths=paths, truth=truth)
+    motions = {
+        f"shank{k}": UnitMotion(np.arange(4.0) + k, np.array([200.0]), np.ones((4, 1)) * k) for k in (0, 2)
+    }
+    alf.write_alf(replace(export(paths), motions=motions), folder)
+    as_one = replace(export(), units=["shank0"], motions={"shank0": motions["shank0"]})
+    alf.write_alf(as_one, session / "alf" / "probe01")
+    return SimpleNamespace(session=session, folder=folder, paths=paths, truth=truth, motions=motions)
 
 
 def test_regions_are_iblatlas_own(regions):
@@ -174,6 +181,17 @@ def test_the_loader_reads_what_was_published(aligned):
     assert np.array_equal(kept.clusters["acronym"], published.clusters["acronym"])
 
 
+def drawn(loader, spikes, channels, regions, drift=None) -> list:
+    """The line of the motion in a loader's raster."""
+    figure, axes = loader.raster(spikes, channels, br=regions, title="", drift=drift)
+    plt.close(figure)
+    return [line.get_xydata().tolist() for line in axes[0, 0].lines]
+
+
+def drawn_of(motion: UnitMotion) -> list:
+    return [np.column_stack([motion.times, motion.um]).tolist()]
+
+
 def test_one_and_brainbox_open_the_session(aligned, regions):
     from brainbox.io.one import SpikeSortingLoader
     from one.alf.cache import make_parquet_db
@@ -185,9 +203,8 @@ def test_one_and_brainbox_open_the_session(aligned, regions):
     spikes = one.load_object(eid, "spikes", collection="alf/probe00")
     assert np.array_equal(spikes["times"], np.load(aligned.folder / "spikes.times.npy"))
 
-    loader = SpikeSortingLoader(
-        session_path=aligned.session, pname="probe00", one=one, atlas=SimpleNamespace(regions=regions)
-    )
+    known = {"session_path": aligned.session, "one": one, "atlas": SimpleNamespace(regions=regions)}
+    loader = SpikeSortingLoader(pname="probe00", **known)
     spikes, clusters, channels = loader.load_spike_sorting(spike_sorter="")
     assert loader.histology == "alf"
     assert np.array_equal(spikes["clusters"], np.load(aligned.folder / "spikes.clusters.npy"))
@@ -198,6 +215,14 @@ def test_one_and_brainbox_open_the_session(aligned, regions):
         channels["axial_um"].tolist()
         == np.load(aligned.folder / "channels.localCoordinates.npy")[:, 1].tolist()
     )
+    # Of a probe with a motion for each shank it finds none, and its raster draws the one it is given ...
+    loader.download_spike_sorting_object("drift", "", missing="ignore")
+    assert "drift" not in loader.files
+    drift = one.load_object(eid, "drift", collection="alf/probe00/drift/shank2")
+    assert drawn(loader, spikes, channels, regions, drift) == drawn_of(aligned.motions["shank2"])
+    # ... and of a probe that was sorted as one its own.
+    other = SpikeSortingLoader(pname="probe01", spike_sorter="", **known)
+    assert drawn(other, spikes, channels, regions) == drawn_of(aligned.motions["shank0"])
     merged = loader.merge_clusters(spikes, clusters, channels)
     assert merged["label"].tolist()[:3] == pytest.approx([1, 2 / 3, 1 / 3])
     assert merged["acronym"].tolist() == [aligned.truth[row][4] for row in clusters["channels"]]
@@ -224,6 +249,28 @@ def test_what_does_not_fit_is_refused(aligned, tmp_path, change, message):
         load_channel_locations([path], export().recorded)
 
 
+def test_a_bad_alignment_costs_the_regions_alone(aligned, tmp_path, caplog):
+    """All of them, where one of two files is an earlier export's or doubles a channel; the summary names it."""
+    stale = tmp_path / "channel_locations_shank2.json"
+    entries = json.loads(aligned.paths[0].read_text())
+    stale.write_text(json.dumps(entries | {"channel_3": entries["channel_3"] | {"axial": 777.0}}))
+    double = tmp_path / "channel_locations_shank3.json"
+    double.write_text(json.dumps(entries))
+    sound = export()
+    for bad, said in (
+        (stale, "expected the positions of this probe's"),
+        (double, "expected channels that no other file has"),
+    ):
+        found = export([aligned.paths[0], bad])
+        (note,) = [note for note in summarise(found).warnings if note.startswith("without brain regions")]
+        assert note.startswith(f"without brain regions: {bad}: {said}") and note in caplog.text
+        assert found.brain == {} and found.identifier == sound.identifier
+    alf.write_alf(found, tmp_path / "alf")
+    assert not [
+        path for path in (tmp_path / "alf").iterdir() if "brain" in path.name or "mlapdv" in path.name
+    ]
+
+
 def test_a_channel_in_two_files_is_refused(aligned, tmp_path):
     copy = tmp_path / "channel_locations_shank2.json"
     copy.write_text(aligned.paths[0].read_text())
@@ -231,13 +278,12 @@ def test_a_channel_in_two_files_is_refused(aligned, tmp_path):
         load_channel_locations([aligned.paths[0], copy], export().recorded)
 
 
-def test_a_real_alignment_of_ibl(real_data, tmp_path):
-    """An insertion's picks and alignment as somebody made them, through ibllib, onto a 1.0 probe's channels."""
+def test_real_alignments_of_ibl(real_data, tmp_path):
+    """Insertions' picks and alignments as people made them, through ibllib, onto a 1.0 probe's channels."""
     from iblatlas.atlas import AllenAtlas
     from ibllib.pipes.ephys_alignment import EphysAlignment
 
-    real = np.load(real_data / "iblapps/tests/fixtures/data_alignmentqc_gui.npz", allow_pickle=True)
-    feature, track = (np.array(line) for line in next(reversed(real["alignments"].item().values())))
+    atlas = AllenAtlas(25, mock=True)
     channels = [
         built()
         .document.probe.ap.channels[0]
@@ -248,18 +294,26 @@ def test_a_real_alignment_of_ibl(real_data, tmp_path):
     ]
     np.save(tmp_path / "channels.localCoordinates.npy", [[c.x_um, c.y_um] for c in channels])
     tool = AlignmentTool(tmp_path)
-    aligned = EphysAlignment(
-        real["xyz_picks"], tool.positions[:, 1], track, feature, brain_atlas=AllenAtlas(25, mock=True)
-    )
-    xyz = aligned.get_channel_locations(feature, track)
-    path = tool.save(0, np.full(384, 997), ["root"] * 384, xyz)
-    found = load_channel_locations([path], channels)
-    assert list(found) == list(range(384))
-    assert np.array([location[:3] for location in found.values()]) == pytest.approx(xyz * 1e6, abs=1e-6)
-    # Along a track that goes 3.8 mm down in the left hemisphere, channel 0 at the tip.
-    depths = np.array([location.z_um for location in found.values()])
-    assert (np.diff(depths[::2]) > 0).all() and 3000 < np.ptp(depths) < 4500
-    assert all(location.x_um < 0 for location in found.values())
+    # The picks are in metres but in one of the files, where they are in µm.
+    for name, unit in (
+        ("iblapps/tests/fixtures/data_alignmentqc_gui.npz", 1.0),
+        ("ibllib/ibllib/tests/fixtures/qc/data_alignmentqc_existing.npz", 1e-6),
+        ("ibllib/ibllib/tests/fixtures/qc/data_alignmentqc_manual.npz", 1.0),
+    ):
+        real = np.load(real_data / name, allow_pickle=True)
+        # Of the people who aligned it the last.
+        feature, track = (np.array(line) for line in next(reversed(real["alignments"].item().values())))
+        picks = real["xyz_picks"] * unit
+        aligned = EphysAlignment(picks, tool.positions[:, 1], track, feature, brain_atlas=atlas)
+        xyz = aligned.get_channel_locations(feature, track)
+        path = tool.save(0, np.full(384, 997), ["root"] * 384, xyz)
+        found = load_channel_locations([path], channels)
+        assert list(found) == list(range(384))
+        places = np.array([location[:3] for location in found.values()])
+        assert places == pytest.approx(xyz * 1e6, abs=1e-6)
+        # Along a track that goes some mm down in the left hemisphere, channel 0 at the tip.
+        assert (np.diff(places[::2, 2]) > 0).all() and 2500 < np.ptp(places[:, 2]) < 4500
+        assert (places[:, 0] < 0).all()
 
 
 def test_left_hemisphere_and_missing_origin(aligned, tmp_path):

@@ -29,6 +29,7 @@ from one.api import One
 from powerpixels import alf, apply_curation, cli, curate, load_neural_data, manual_curation, nwb
 from powerpixels.documents import Part
 from powerpixels.export import gather
+from powerpixels.nwb_edit import OF_ALF
 from powerpixels.stage import DataError
 from pynwb import NWBHDF5IO, validate
 
@@ -261,6 +262,9 @@ def test_the_nwb_equals_the_alf(curated, kind, opened):
             np.stack(units.waveform_mean), np.load(revision / "clusters.waveforms.npy"), equal_nan=True
         )
         assert np.array_equal(units.waveform_sd[0], old.waveform_sd[UNITS.index((2, 7))], equal_nan=True)
+        for column, name in OF_ALF.items():
+            values = np.load(revision / f"{name}.npy")
+            assert units[column].to_numpy().tobytes() == values.tobytes() and not np.isnan(values).any()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from exported_probe import CLOCK, N_SAMPLES, RATE, built, session_of
 from powerpixels.documents import ChannelLevel, Part, ProbeNotes, ProbeSummary
-from powerpixels.export import NAMESPACE, UnitFolders, gather, summarise
+from powerpixels.export import NAMESPACE, UnitFolders, _depths, gather, summarise
 from pynwb import NWBHDF5IO
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
@@ -137,6 +137,14 @@ def test_unequal_lists_are_refused(tmp_path):
     done = run(arguments, tmp_path)
     assert done.returncode == 2
     assert "need as many values each" in done.stderr
+
+
+def test_a_lost_fit_of_a_units_place_gives_way_to_its_spikes():
+    """Where it lies beyond the channels that it is of; a unit without a place at all counts as lost."""
+    places = np.array([[20.0, 110.0], [121.5, 114.2], [np.nan, np.nan], [90.0, 120.0]])
+    positions = np.array([[32.0, 100.0], [0.0, 285.0], [0.0, 300.0], [32.0, 115.0]])
+    found = _depths(places, positions, np.array([10.0, 300, 310, 290, 50]), np.array([0, 1, 1, 2, 3]))
+    assert found.tolist() == [110.0, 305.0, 290.0, 120.0]
 
 
 def test_every_skipped_shank_is_a_warning():

@@ -25,6 +25,21 @@ RECORD = {
     "samplesheet": {},
 }
 
+SESSION = Session(subject="m", session="s", acquisition="spikeglx", acquisition_version=None, start_time=None)
+
+
+def stream_of(name: str, files: list[RawFile]) -> Stream:
+    return Stream(
+        name=name,
+        kind="nidq",
+        files=files,
+        sampling_rate_hz=1,
+        n_columns=1,
+        n_samples=1,
+        first_sample=0,
+        pieces=[],
+    )
+
 
 def write(folder: Path, *names: str) -> None:
     for name in names:
@@ -54,7 +69,9 @@ def parts(tmp_path) -> list[Part]:
         "alf/spikes.times.npy",
         "alf/clusters.depths.npy",
     )
-    write_clock(CLOCK, "", {"spikes.times.npy": "s", "_iblqc_x.timestamps.npy": "s"}, at / "export" / "alf")
+    write(at / "export", "alf/spikes.samples.npy", "alf/drift/shank0/drift.times.npy")
+    timed = {"spikes.times.npy": "s", "spikes.samples.npy": "samples", "drift/shank0/drift.times.npy": "s"}
+    write_clock(CLOCK, "", timed, at / "export" / "alf")
     write(at / "nwb", "nwb/a.nwb", "nwb/b.nwb.zarr/units/0", "notes.json")
     write(at / "labels", "labels.csv", "phy/cluster_a.tsv")
     write(
@@ -63,10 +80,16 @@ def parts(tmp_path) -> list[Part]:
         "suggestions.json",
         "analyzer.zarr/.zgroup",
         "analyzer.zarr/templates/0.0",
+        "analyzer.zarr/sorting/spikes/sample_index/.zarray",
+        "analyzer.zarr/sorting/spikes/sample_index/0",
     )
     write(at / "figures", "index.html", "channels.png")
-    write(at / "sync", "sync.json", "residuals.png", "residuals.json", "ibl/_spikeglx_a.sync.npy")
-    write(at / "sorting", "phy/params.py", "spike_samples.npy")
+    write(at / "sync", "residuals.png", "residuals.json", "ibl/_spikeglx_a.sync.npy")
+    write(at / "sync", "ibl/_spikeglx_a.timestamps.npy")
+    CLOCK.save(at / "sync" / "sync.json")
+    write(at / "edges", "_spikeglx_sync.times.probe00.npy", "_spikeglx_sync.channels.probe00.npy")
+    write(at / "drift", "displacement_um.npy", "temporal_bins_s.npy")
+    write(at / "sorting", "phy/params.py", "spike_samples.npy", "sorter_output/spike_times.npy")
     SortingDocument(
         probe="probe00",
         unit="shank0",
@@ -83,10 +106,11 @@ def parts(tmp_path) -> list[Part]:
         "preprocessed": "PREPROCESS",
         "export": "EXPORT",
         "sync": "SYNC",
+        "edges": "EDGES",
         "nwb": "NWB",
         "figures": "VISUALIZE",
     }
-    of_units = {"labels": "LABEL", "analysis": "ANALYZE", "sorting": "SORT"}
+    of_units = {"labels": "LABEL", "analysis": "ANALYZE", "sorting": "SORT", "drift": "DRIFT"}
     return [Part(stage, "", at / name) for name, stage in stages.items()] + [
         Part(stage, "shank0", at / name) for name, stage in of_units.items()
     ]
@@ -96,12 +120,21 @@ PLACES = {
     "alf/probe00/_iblqc_x.timestamps.npy": "raw_qc/_iblqc_x.timestamps.npy",
     "alf/probe00/_powerpixels_clock.fit.json": "export/alf/_powerpixels_clock.fit.json",
     "alf/probe00/clusters.depths.npy": "export/alf/clusters.depths.npy",
+    "alf/probe00/drift/shank0/drift.times.npy": "export/alf/drift/shank0/drift.times.npy",
     "alf/probe00/lfp.zarr/a.json": "raw_qc/lfp.zarr/a.json",
     "alf/probe00/lfp.zarr/traces/0.0": "raw_qc/lfp.zarr/traces/0.0",
     "alf/probe00/lfp.zarr/timestamps/0": "raw_qc/lfp.zarr/timestamps/0",
+    "alf/probe00/spikes.samples.npy": "export/alf/spikes.samples.npy",
     "alf/probe00/spikes.times.npy": "export/alf/spikes.times.npy",
     "analyzers/probe00/shank0.zarr/.zgroup": "analysis/analyzer.zarr/.zgroup",
-    "analyzers/probe00/shank0.zarr/templates/0.0": "analysis/analyzer.zarr/templates/0.0",
+    **{
+        f"analyzers/probe00/shank0.zarr/{name}": f"analysis/analyzer.zarr/{name}"
+        for name in (
+            "sorting/spikes/sample_index/.zarray",
+            "sorting/spikes/sample_index/0",
+            "templates/0.0",
+        )
+    },
     "nwb/a.nwb": "nwb/nwb/a.nwb",
     "nwb/b.nwb.zarr/units/0": "nwb/nwb/b.nwb.zarr/units/0",
     "qc/probe00/suggestions/shank0.json": "analysis/suggestions.json",
@@ -109,6 +142,8 @@ PLACES = {
     "qc/probe00/preprocessing/channels.png": "figures/channels.png",
     "qc/probe00/agreement.json": "export/agreement.json",
     "qc/probe00/artifacts.csv": "raw_qc/artifacts.csv",
+    "qc/probe00/drift/shank0/displacement_um.npy": "drift/displacement_um.npy",
+    "qc/probe00/drift/shank0/temporal_bins_s.npy": "drift/temporal_bins_s.npy",
     "qc/probe00/levels.png": "raw_qc/levels.png",
     "qc/probe00/muted.npy": "preprocessed/muted.npy",
     "qc/probe00/preprocess.json": "preprocessed/preprocess.json",
@@ -117,10 +152,37 @@ PLACES = {
     "qc/probe00/sync.json": "sync/sync.json",
     "qc/probe00/sync_residuals.png": "sync/residuals.png",
     "raw_ephys_data/probe00/_spikeglx_a.sync.npy": "sync/ibl/_spikeglx_a.sync.npy",
+    "raw_ephys_data/probe00/_spikeglx_a.timestamps.npy": "sync/ibl/_spikeglx_a.timestamps.npy",
+    "raw_ephys_data/probe00/_spikeglx_sync.channels.probe00.npy": "edges/_spikeglx_sync.channels.probe00.npy",
+    "raw_ephys_data/probe00/_spikeglx_sync.times.probe00.npy": "edges/_spikeglx_sync.times.probe00.npy",
     "spike_sorters/lupin/probe00/shank0/phy/params.py": "sorting/phy/params.py",
+    "spike_sorters/lupin/probe00/shank0/sorter_output/spike_times.npy": "sorting/sorter_output/spike_times.npy",
     "spike_sorters/lupin/probe00/shank0/sorting.json": "sorting/sorting.json",
     "spike_sorters/lupin/probe00/shank0/spike_samples.npy": "sorting/spike_samples.npy",
     "spike_sorters/phy_labels/probe00/shank0/cluster_a.tsv": "labels/phy/cluster_a.tsv",
+}
+
+
+OWN, REFERENCE = "imec0.ap", "nidq"
+CLOCKS = {
+    "alf/probe00/_iblqc_x.timestamps.npy": [REFERENCE],
+    "alf/probe00/_powerpixels_clock.fit.json": [OWN, REFERENCE],
+    "alf/probe00/drift/shank0/drift.times.npy": [REFERENCE],
+    "alf/probe00/lfp.zarr/timestamps/0": [REFERENCE],
+    "alf/probe00/spikes.samples.npy": [OWN],
+    "alf/probe00/spikes.times.npy": [REFERENCE],
+    "analyzers/probe00/shank0.zarr/sorting/spikes/sample_index/0": [OWN],
+    "nwb/a.nwb": [REFERENCE],
+    "nwb/b.nwb.zarr/units/0": [REFERENCE],
+    "qc/probe00/artifacts.csv": [OWN, REFERENCE],
+    "qc/probe00/drift/shank0/temporal_bins_s.npy": [OWN],
+    "qc/probe00/muted.npy": [OWN],
+    "qc/probe00/sync.json": [OWN, REFERENCE],
+    "raw_ephys_data/probe00/_spikeglx_a.sync.npy": [OWN, REFERENCE],
+    "raw_ephys_data/probe00/_spikeglx_a.timestamps.npy": [OWN, REFERENCE],
+    "raw_ephys_data/probe00/_spikeglx_sync.times.probe00.npy": [OWN],
+    "spike_sorters/lupin/probe00/shank0/sorter_output/spike_times.npy": [OWN],
+    "spike_sorters/lupin/probe00/shank0/spike_samples.npy": [OWN],
 }
 
 
@@ -142,17 +204,41 @@ def test_every_published_file_and_nothing_else(published, tmp_path):
     for file in manifest.files:
         content = (tmp_path / "work" / PLACES[file.path]).read_bytes()
         assert (file.size_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert {file.path: file.clock for file in manifest.files if file.clock} == {
-        "alf/probe00/spikes.times.npy": "nidq",
-        "alf/probe00/_iblqc_x.timestamps.npy": "nidq",
-        "alf/probe00/lfp.zarr/timestamps/0": "nidq",
-        "nwb/a.nwb": "nidq",
-        "nwb/b.nwb.zarr/units/0": "nidq",
-        "qc/probe00/muted.npy": "imec0.ap",
-        "spike_sorters/lupin/probe00/shank0/spike_samples.npy": "imec0.ap",
-    }
+    assert {file.path: file.clocks for file in manifest.files if file.clocks} == CLOCKS
     assert manifest.parameters == {"seed": 42} and manifest.software["SORT"][0]["kilosort"] == "4.1.7"
     assert "/work/" not in manifest.model_dump_json()
+
+
+def test_clocks_of_what_is_not_a_probes(tmp_path):
+    """Of a session's events, each stream's by the clock file beside them; of a copy of raw data; before EXPORT."""
+    write(tmp_path / "alf", "lick.times.npy", "obx0/lick.times.npy")
+    write_clock(CLOCK, "", {"lick.times.npy": "s"}, tmp_path / "alf")
+    other = CLOCK.model_copy(update={"stream": "obx0", "reference": "imec0.ap"})
+    write_clock(other, "", {"lick.times.npy": "s"}, tmp_path / "alf" / "obx0")
+    write(tmp_path / "edges", "_spikeglx_sync.times.npy")
+    write(tmp_path / "copy", "probe00/a.lf.cbin", "probe00/a.lf.ch")
+    (tmp_path / "copy" / "probe00" / "a.compress.json").write_text('{"stream": "imec0.lf"}')
+    write(tmp_path / "sorting", "spike_times.npy")
+    (tmp_path / "sync").mkdir()
+    CLOCK.save(tmp_path / "sync" / "sync.json")
+
+    def clocks(*stages: str, documents=()) -> dict[str, list[str]]:
+        folders = {"EVENTS": "alf", "EDGES": "edges", "COMPRESS": "copy", "SYNC": "sync"}
+        parts = [Part(stage, "", tmp_path / folders[stage]) for stage in stages]
+        made = make_manifest("m", "s", "", parts, RECORD, documents)
+        return {file.path: file.clocks for file in made.files if file.clocks}
+
+    document = StreamDocument(session=SESSION, stream=stream_of("nidq", []))
+    assert clocks("EVENTS", "EDGES", documents=[document]) == {
+        "alf/_powerpixels_clock.fit.json": ["imec0.ap", "nidq"],
+        "alf/lick.times.npy": ["nidq"],
+        "alf/obx0/_powerpixels_clock.fit.json": ["obx0", "imec0.ap"],
+        "alf/obx0/lick.times.npy": ["imec0.ap"],
+        "raw_ephys_data/_spikeglx_sync.times.npy": ["nidq"],
+    }
+    assert clocks("EDGES") == {}, "of a stream that is not known"
+    assert clocks("COMPRESS") == {"raw_ephys_data/probe00/a.lf.cbin": ["imec0.lf"]}
+    assert clocks("EDGES", "SYNC")["raw_ephys_data/_spikeglx_sync.times.npy"] == ["imec0.ap"]
 
 
 def test_verify_names_what_differs(published, tmp_path, capsys):
@@ -199,24 +285,11 @@ def test_published_as_links(published, parts, tmp_path):
 
 def test_raw_files_are_known_by_content(tmp_path):
     size = 17 << 20
-    session = Session(
-        subject="m", session="s", acquisition="spikeglx", acquisition_version=None, start_time=None
-    )
     files = [
         RawFile(path="a.bin", role="data", size_bytes=size),
         RawFile(path="a.meta", role="meta", size_bytes=3),
     ]
-    stream = Stream(
-        name="nidq",
-        kind="nidq",
-        files=files,
-        sampling_rate_hz=1,
-        n_columns=1,
-        n_samples=1,
-        first_sample=0,
-        pieces=[],
-    )
-    document = StreamDocument(session=session, stream=stream)
+    document = StreamDocument(session=SESSION, stream=stream_of("nidq", files))
     with (tmp_path / "a.bin").open("wb") as data:
         data.write(b"first")
         data.truncate(size - 4)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 import nwb_parts
+import nwbinspector
 import pytest
 from exported_probe import CLOCK, LABELS, N_SAMPLES, OTHER_LABELS, RATE, UNIT_IDS, built, session_of
 from hdmf_zarr.nwb import NWBZarrIO
+from iblatlas.regions import BrainRegions
 from nwb_parts import COMPLETE, LICKS, NIDQ_RATE, ZONE, metadata
-from nwbinspector import Importance, inspect_nwbfile
+from nwbinspector import Importance, inspect_nwbfile, load_config
 from powerpixels import alf, nwb
+from powerpixels.brain import BrainLocation
 from powerpixels.clock import to_reference_seconds
 from powerpixels.documents import Part, Session
 from powerpixels.export import gather
@@ -53,9 +58,12 @@ def nwbfile(request, written):
 
 
 def violations(path, **options) -> set[str]:
-    """Names of the checks of nwbinspector that a file fails, suggestions left out."""
+    """Names of the checks of nwbinspector that a file fails, suggestions left out, with DANDI's importances."""
     found = inspect_nwbfile(
-        nwbfile_path=path, importance_threshold=Importance.BEST_PRACTICE_VIOLATION, **options
+        nwbfile_path=path,
+        importance_threshold=Importance.BEST_PRACTICE_VIOLATION,
+        config=load_config("dandi"),
+        **options,
     )
     return {message.check_function_name for message in found}
 
@@ -198,6 +206,40 @@ def test_the_alf_and_the_nwb_agree_exactly(nwbfile, export, tmp_path):
     assert [alf.CHANNEL_CODES[word] for word in electrodes["label"]] == saved["channels.labels"].tolist()
     assert units["raw_column"][:].tolist() == electrodes["raw_column"][saved["clusters.channels"]].tolist()
     assert np.array_equal(np.stack(units["waveform_mean"][:]), saved["clusters.waveforms"], equal_nan=True)
+    for column, name in (
+        ("amplitude_v", "amps"),
+        ("depth_um", "depths"),
+        ("peak_to_trough_ms", "peakToTrough"),
+    ):
+        assert units[column][:].tobytes() == saved[f"clusters.{name}"].tobytes()
+
+
+def test_a_probe_that_began_before_the_reference_keeps_its_times(tmp_path):
+    """ALF and NWB have one zero also where spikes lie before it; of that alone nwbinspector complains."""
+    made = built()
+    knots = [(t, on_reference - CLOCK.offset_s - 0.4) for t, on_reference in CLOCK.knots]
+    early = CLOCK.model_copy(update={"offset_s": -0.4, "knots": knots})
+    found = gather(made.document, made.preprocess, early, made.units)
+    traces = nwb.Traces(raw=nwb_parts.traces(made, tmp_path).raw)
+    rat = metadata(made.document.session, tmp_path, COMPLETE.replace("Mus musculus", "Rattus norvegicus"))
+    path = nwb.write_nwb(found, rat, tmp_path / "nwb", traces=traces)
+    alf.write_alf(found, tmp_path / "alf")
+    times, clusters = (np.load(tmp_path / "alf" / f"spikes.{name}.npy") for name in ("times", "clusters"))
+    n = int((times < 0).sum())
+    assert n > 10 and -0.4 <= times.min() < -0.3
+    assert violations(path) == {"check_negative_spike_times"}
+    assert validate(path=str(path)) == []
+    with NWBHDF5IO(path, "r") as io:
+        nwbfile = io.read()
+        for k in range(5):
+            assert nwbfile.units["spike_times"][k].tobytes() == times[clusters == k].tobytes()
+            assert nwbfile.units["obs_intervals"][k][0, 0] == pytest.approx(-0.4, abs=1e-9)
+        assert nwbfile.acquisition["ElectricalSeriesAP"].starting_time == pytest.approx(-0.4, abs=1e-9)
+        assert nwbfile.timestamps_reference_time == nwbfile.session_start_time
+        assert nwbfile.session_description.endswith(
+            f"{n} spikes have negative times: the probe's recording began 0.4 s before that of nidq, whose first "
+            "sample is zero."
+        )
 
 
 def test_metadata_are_those_given(nwbfile, export):
@@ -340,8 +382,41 @@ def test_regions_and_coordinates_of_an_aligned_probe(tmp_path):
         assert table["ccf_id"][mine].tolist() == ids[mine].tolist()
         groups = nwbfile.electrode_groups
         assert (
-            groups["probe00_shank0"].location == "CA1, DG" and groups["probe00_shank1"].location == "unknown"
+            groups["probe00_shank0"].location == "CA1; DG" and groups["probe00_shank1"].location == "unknown"
         )
+
+
+def test_nothing_of_an_aligned_probe_is_criticised(export, tmp_path):
+    """Its uppermost channels outside of the brain, others in regions that IBL and Allen abbreviate otherwise."""
+    tree = {0: "void", 382: "CA1", -732: "Mmme", 1091: "CUL4 5"}
+    brain = {
+        channel.raw_column: BrainLocation(-1000.0, -2000.0, -500.0, number, tree[number])
+        for k, channel in enumerate(export.recorded)
+        for number in [list(tree)[k % 4]]
+    }
+    aligned = replace(export, brain=brain)
+    path = nwb.write_nwb(aligned, metadata(export.document.session, tmp_path), tmp_path)
+    assert violations(path) == set()
+    with NWBHDF5IO(path, "r") as io:
+        nwbfile = io.read()
+        table = nwbfile.electrodes.to_dataframe()
+        words = {0: "root", 382: "CA1", -732: "MMme", 1091: "CUL4, 5"}
+        assert table["location"].tolist() == [words[brain[raw].atlas_id] for raw in table["raw_column"]]
+        assert table["ccf_id"].tolist() == [brain[raw].atlas_id for raw in table["raw_column"]]
+        location = nwbfile.electrode_groups["probe00_shank0"].location
+        assert sorted(location.split("; ")) == sorted(words.values())
+
+
+def test_locations_are_terms_of_allens_ontology():
+    """Of every region that an alignment can have, by its name, which IBL's table has without commas."""
+    path = Path(nwbinspector.__file__).parent / "_internal_configs" / "allen_ccf_structure_names.json"
+    allen = json.loads(path.read_text(encoding="utf-8"))
+    names = dict(zip(allen["acronyms"], (name.replace(",", "") for name in allen["names"]), strict=True))
+    regions = BrainRegions()
+    for number, acronym, name in zip(regions.id, regions.acronym, regions.name, strict=True):
+        found = nwb.allen_acronym(BrainLocation(0, 0, 0, int(number), acronym))
+        assert found == acronym or abs(number) in nwb.ALLEN_ACRONYMS
+        assert names[found] == (name.replace(" (left)", "") if number else "root")
 
 
 def test_gaps_are_invalid_times(tmp_path):

@@ -22,6 +22,8 @@ UNITREFINE_CODES = {"noise": 0, "good": 1, "mua": 2, "unjudged": -1}
 CHANNEL_CODES = {"good": 0, "dead": 1, "noise": 2, "out": 3}
 # Collection of the typed copy of clusters.metrics, in the probe's folder.
 TABLES = "tables"
+# Of the shanks' motions there, where several shanks were sorted by themselves.
+DRIFT = "drift"
 # Files with times: seconds on the reference clock, or samples of the probe's AP stream.
 UNITS = {
     "spikes.times.npy": "s",
@@ -66,8 +68,9 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     main channels'.
 
     Only where the motion was estimated: drift.times (t,) float64 s, reference clock; drift.um (t, d) float64
-    µm, how far the tissue had moved up along the shank; drift_depths.um (d,) float64 µm. Where the probe
-    was sorted by shanks of which there are several, each file has the shank's name: drift.times.shank0.
+    µm, how far the tissue had moved up along the shank; drift_depths.um (d,) float64 µm. Where the probe was
+    sorted by shanks of which there are several, each shank's are a collection of their own, drift/shank0: an
+    object has one of each attribute.
 
     _powerpixels_clock.fit.json: the clock that each file of times or samples is on (``PublishedClock``).
 
@@ -78,7 +81,6 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     Raises ValueError for an unknown label.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     clusters = export.clusters
     row_of = {channel.raw_column: row for row, channel in enumerate(export.recorded)}
     rows = np.array([row_of[channel.raw_column] for channel in export.channels], dtype=np.int32)
@@ -121,7 +123,9 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         arrays["_powerpixels_gaps.samples"] = export.gaps[:, 0]
         arrays["_powerpixels_gaps.missing"] = export.gaps[:, 1]
     for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+        path = folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, values, allow_pickle=False)
 
     metrics = clusters.rename(columns={"kilosort_label": "ks2_label", "ibl_score": "label"})
     metrics.to_csv(folder / "clusters.metrics.csv", index=False, lineterminator="\n")
@@ -135,7 +139,7 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
         f"stream's first sample: linear between the knots [{counts} / sampling_rate_hz, seconds]"
     )
     units = {name: unit for name, unit in UNITS.items() if name.removesuffix(".npy") in arrays}
-    units |= {f"{name}.npy": "s" for name in arrays if name.startswith("drift.times")}
+    units |= {f"{name}.npy": "s" for name in arrays if name.endswith("drift.times")}
     write_clock(export.clock, described, {**units, **RAW_QC_UNITS}, folder)
 
 
@@ -171,13 +175,13 @@ def _brain(export: ProbeExport, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _drift(export: ProbeExport) -> dict[str, np.ndarray]:
-    """The files of the motion by name, with the unit's where the probe may have others."""
+    """The files of the motion by path, in a folder of the unit where the probe may have others."""
     arrays = {}
     for unit, motion in export.motions.items():
-        part = "" if len(export.units) == 1 else f".{unit}"
-        arrays[f"drift.times{part}"] = motion.times
-        arrays[f"drift.um{part}"] = motion.um
-        arrays[f"drift_depths.um{part}"] = motion.depths
+        collection = "" if len(export.units) == 1 else f"{DRIFT}/{unit}/"
+        arrays[f"{collection}drift.times"] = motion.times
+        arrays[f"{collection}drift.um"] = motion.um
+        arrays[f"{collection}drift_depths.um"] = motion.depths
     return arrays
 
 

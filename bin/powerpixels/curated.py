@@ -32,7 +32,7 @@ from powerpixels.curate import (
 )
 from powerpixels.documents import Preprocess
 from powerpixels.load import fingerprint, newest_revision
-from powerpixels.nwb_edit import dandi_label, edited_copy
+from powerpixels.nwb_edit import OF_ALF, dandi_label, edited_copy
 from powerpixels.stage import DataError
 
 if TYPE_CHECKING:
@@ -592,6 +592,7 @@ def _write_nwb(source: Path, target: Path, plan: _Plan, changed: dict, revised: 
         of_new = {
             "waveform_mean": changed.get("clusters.waveforms"),
             "waveform_sd": changed["sd"] if len(plan.new) else None,
+            **{name: changed.get(file) for name, file in OF_ALF.items()},
         }
         columns = [name for name in nwb.columns("units") if not name.endswith("_index")]
         for name in columns:

@@ -38,12 +38,16 @@ from powerpixels.documents import (
     Stream,
 )
 from powerpixels.motion import MotionDocument
+from powerpixels.stage import DataError
 
 log = logging.getLogger("powerpixels")
 
 # Waveforms are kept on this many channels around a unit's main channel, as the International
 # Brain Laboratory's files do.
 WAVEFORM_CHANNELS = 32
+
+# Of SpikeInterface's unit locations: they are fitted to the channels within it of the main one.
+FIT_RADIUS_UM = 75.0
 
 # Root of all identifiers made here: the same input always gets the same ones.
 NAMESPACE = uuid.UUID("6f0c2a52-4c0e-5d0b-9a53-0c6f2f3d7d11")
@@ -124,7 +128,7 @@ class ProbeExport:
     clusters: table of n rows, row k is cluster k, in order of (sorting unit, sorter's unit id);
     columns IDENTITY_COLUMNS, then the metrics; where sessions were sorted as one also SESSION_SPIKES, as
     labels and metrics are then of all sessions. cluster_channels: (n,) int32, main channel as index
-    into channels. cluster_depths: (n,) float32 µm. cluster_amps: (n,) float32 V, mean of the
+    into channels. cluster_depths: (n,) float32 µm, see ``_depths``. cluster_amps: (n,) float32 V, mean of the
     spikes' amplitudes, NaN without a spike. cluster_peak_to_trough: (n,) float64 ms, time of the mean
     waveform's maximum minus that of its minimum on the main channel. cluster_uuids: n texts.
 
@@ -234,10 +238,11 @@ def gather(
     document: of the session to export. preprocess: of the recording that was sorted, this session's or
     that of several sessions. units: the probe's sorting units, in any order; each unit that PREPROCESS
     made must be there exactly once. locations: channel_locations*.json of the probe's alignment, if there is
-    one (``DataError`` where they do not fit). muted: muted.npy of PREPROCESS, if anything was to be muted.
-    motions: folders of DRIFT, of those sorting units whose motion was looked for. Raises ValueError where the
-    parts do not belong together (another probe's or another unit's folder, a spike or unit that one stage has
-    and another has not): that is a defect of the pipeline, never to be papered over.
+    one; where they do not fit, there are no regions and a note says why. muted: muted.npy of PREPROCESS, if
+    anything was to be muted. motions: folders of DRIFT, of those sorting units whose motion was looked for.
+    Raises ValueError where the parts do not belong together (another probe's or another unit's folder, a
+    spike or unit that one stage has and another has not): that is a defect of the pipeline, never to be
+    papered over.
     """
     probe = document.probe
     part = _part(document, preprocess)
@@ -304,6 +309,13 @@ def gather(
         notes.append(
             f"{int(spike_muted.sum())} of {spike_muted.size} spikes lie in stretches that were muted"
         )
+    brain = {}
+    try:
+        brain = load_channel_locations(locations, _by_column(probe.ap.channels))
+    except DataError as error:
+        # Spikes and units are none the worse for it.
+        notes.append(f"without brain regions: {error}")
+        log.warning("%s: %s", probe.name, notes[-1])
     sample_us = 1e6 / probe.ap.sampling_rate_hz
     if clock.bound_us is not None and clock.bound_us > CLOCK_NOTE_SAMPLES * sample_us:
         notes.append(
@@ -323,7 +335,7 @@ def gather(
         clock=clock,
         channels=kept,
         channel_labels={column: label for (column, _), label in labels.items()},
-        brain=load_channel_locations(locations, _by_column(probe.ap.channels)),
+        brain=brain,
         clusters=table,
         cluster_channels=clusters["channels"],
         cluster_depths=clusters["depths"],
@@ -606,13 +618,15 @@ def _analyzed(
     polarity = np.sign(on_main[np.arange(len(rows)), heights.argmax(axis=1)])
 
     samples, unit_index, amplitudes, depths = _spikes(sorting, analyzer, folders)
+    places = np.asarray(analyzer.get_extension("unit_locations").get_data())[rows, :2]
+    positions = np.asarray(analyzer.get_channel_locations())[main]
     return _Unit(
         sorting=sorting,
         recording=recording,
         channels=channels,
         table=table,
         main_channels=main,
-        depths=np.asarray(analyzer.get_extension("unit_locations").get_data())[rows, 1],
+        depths=_depths(places, positions, depths, unit_index),
         peak_to_trough=(on_main.argmax(axis=1) - on_main.argmin(axis=1)) / rate * 1e3,
         mean=mean,
         sd=sd,
@@ -663,6 +677,20 @@ def _spikes(sorting: SortingDocument, analyzer, folders: UnitFolders) -> tuple[n
     depths = np.asarray(analyzer.get_extension("spike_locations").get_data()["y"])[vector_order]
     unit_index = np.searchsorted(np.asarray(sorting.unit_ids), ids)
     return samples.astype(np.int64), unit_index, amplitudes, depths
+
+
+def _depths(
+    places: np.ndarray, positions: np.ndarray, spike_depths: np.ndarray, unit_index: np.ndarray
+) -> np.ndarray:
+    """(n,) µm: the units' own, or the mean of their spikes' where the fit of the unit's place got lost.
+
+    places, positions: (n, 2) µm, of units and of their main channels. The fit, SpikeInterface's monopolar
+    triangulation, is of channels up to FIT_RADIUS_UM from the main one and may end anywhere.
+    """
+    n_spikes = np.bincount(unit_index, minlength=len(places))
+    means = np.bincount(unit_index, weights=spike_depths, minlength=len(places)) / np.maximum(n_spikes, 1)
+    lost = ~(np.linalg.norm(places - positions, axis=1) <= FIT_RADIUS_UM)
+    return np.where(lost, means, places[:, 1])
 
 
 def _concatenate(

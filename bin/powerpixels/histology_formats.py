@@ -210,7 +210,12 @@ def _check_inside(path: Path, track: str, points: np.ndarray) -> None:
 
 
 def _read_ap_histology_v1(path: Path) -> list[tuple[str | None, np.ndarray]]:
-    """AP_Histology until 2025: struct array ``probe_ccf``, ``points`` (n, 3) as AP, DV, ML voxels from 1."""
+    """AP_Histology until 2025: struct array ``probe_ccf``, ``points`` (n, 3) as AP, DV, ML voxels from 1.
+
+    They are MATLAB's subscripts into template_volume_10um.npy: annotate_neuropixels takes them from a grid
+    ``1:size(tv, 3)`` by ``1:size(tv, 2)`` and reads the areas at ``sub2ind(size(av), ap, dv, ml)``
+    (grab_atlas_slice.m and annotate_neuropixels.m of github.com/petersaj/AP_histology, d7cee11).
+    """
     probes = load_struct(path, "probe_ccf")
     return [
         (None, (_points(path, probes.get(k, "points"), f"probe_ccf({k + 1}).points") - 1) * MATLAB_VOXEL_UM)
@@ -219,7 +224,10 @@ def _read_ap_histology_v1(path: Path) -> list[tuple[str | None, np.ndarray]]:
 
 
 def _read_ap_histology_v2(path: Path) -> list[tuple[str | None, np.ndarray]]:
-    """AP_Histology from 2025: ``annotation(k).label`` and, by slice, ``vertices_ccf(slice).ap/dv/ml``."""
+    """AP_Histology from 2025: ``annotation(k).label`` and, by slice, ``vertices_ccf(slice).ap/dv/ml``.
+
+    Subscripts as in v1: annotation2ccf.m takes them from the same grid of grab_atlas_slice.m.
+    """
     processing = load_struct(path, "AP_histology_processing")
     annotations = processing.get(0, "annotation") if processing.has("annotation") else None
     if not isinstance(annotations, Struct):

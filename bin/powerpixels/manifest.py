@@ -9,15 +9,17 @@ tasks' own outputs, at the end of the run.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from powerpixels.documents import (
     CLOCK_FILE,
+    ClockFit,
     Document,
     ProbeDocument,
     PublishedClock,
@@ -80,9 +82,19 @@ PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
     "HISTOLOGY": [(r"(.*\.json)", r"alf/\1", "track of the probe for the alignment tool")],
     "COMPRESS": [(r"(.*)", r"raw_ephys_data/\1", "verified copy of a raw stream")],
 }
-# Further files, beside those that CLOCK_FILE names, that are counted on a clock.
-ON_REFERENCE = r"nwb/|alf/[^/]+/lfp\.zarr/timestamps/"
-ON_STREAM = r"qc/[^/]+/(muted\.npy|drift/(.*/)?temporal_bins_s\.npy)|spike_sorters/.*/spike_samples\.npy"
+# Files that are counted on a clock, beside those that a CLOCK_FILE names: on the stream's own, on the
+# session's reference, or on both. Of Zarr the chunks with the numbers.
+OWN, REFERENCE = "own", "reference"
+CLOCKS: list[tuple[str, tuple[str, ...]]] = [
+    (r"nwb/.*", (REFERENCE,)),
+    (r"alf/[^/]+/(lfp\.zarr/timestamps/[\d.]+|_iblqc_[^/]*\.timestamps\.npy)", (REFERENCE,)),
+    (r"qc/[^/]+/(sync\.json|artifacts\.csv)", (OWN, REFERENCE)),
+    (r"raw_ephys_data/(.*/)?_spikeglx_[^/]*\.(timestamps|sync)\.npy", (OWN, REFERENCE)),
+    (r"raw_ephys_data/(.*/)?(_spikeglx_sync\.times[^/]*\.npy|[^/]*\.cbin|[^/]*\.zarr/(.*/)?[\d.]+)", (OWN,)),
+    (r"qc/[^/]+/(muted\.npy|drift/(.*/)?temporal_bins_s\.npy)", (OWN,)),
+    (r"spike_sorters/.*/(spike_samples|spike_times|spikes)\.npy", (OWN,)),
+    (r"analyzers/.*/sorting/spikes/sample_index(_chunk_firsts)?/[\d.]+", (OWN,)),
+]
 # What people and their tools add to a session's folder: never missing, and not of the pipeline.
 ADDED = re.compile(
     r"(.*/)?#[^/]+#/.*|(.*/)?curation/.*|histology/.*|(.*/)?(channel_locations|prev_alignments)[^/]*\.json"
@@ -101,7 +113,8 @@ class Part(NamedTuple):
 class PublishedFile(Document):
     """A published file: path in the session's folder; sha256 of all its bytes; the stage that made it.
 
-    what: in words. clock: of its times or samples, the name of a stream; None where it has none.
+    what: in words. clocks: of its times or samples, as names of streams; its own stream's before the
+    reference of the session, where it has both; none where it has no times.
     """
 
     path: str
@@ -109,7 +122,7 @@ class PublishedFile(Document):
     sha256: str
     stage: str
     what: str
-    clock: str | None
+    clocks: list[str]
 
 
 class RawIdentity(Document):
@@ -160,10 +173,9 @@ def make_manifest(
     streams that were read; raw: their files, in the order of the documents'. Memory does not grow with the
     files. Raises ``ValueError`` where two files would be published to one place.
     """
-    files: dict[str, PublishedFile] = {}
     parts = sorted(parts, key=lambda part: part[:2])
-    sidecars = [file for part in parts for file in files_below(part.folder) if file.name == CLOCK_FILE]
-    stated = PublishedClock.load(sidecars[0]) if sidecars else None
+    clocks = _clocks(parts, probe, documents)
+    files: dict[str, PublishedFile] = {}
     for part in parts:
         for file, path, what in _published(part, probe):
             if path in files:
@@ -174,7 +186,7 @@ def make_manifest(
                 sha256=sha256(file),
                 stage=part.stage,
                 what=what,
-                clock=_clock(path, probe, stated),
+                clocks=clocks(path),
             )
     # One file may hold both bands.
     named = {
@@ -222,16 +234,38 @@ def lay_out(part: Part, probe: str, session: Path) -> None:
         target.symlink_to(file.resolve())
 
 
-def _clock(path: str, probe: str, stated: PublishedClock | None) -> str | None:
-    """Clock of a published file's times or samples, as the file beside the probe's ALF says."""
-    if stated is None:
-        return None
-    name = path.removeprefix("alf/").removeprefix(f"{probe}/")
-    if name in stated.files:
-        return stated.files[name].clock
-    if re.match(ON_REFERENCE, path):
-        return stated.reference
-    return stated.stream if re.match(ON_STREAM, path) else None
+def _clocks(
+    parts: Sequence[Part], probe: str, documents: Sequence[ProbeDocument | StreamDocument]
+) -> Callable[[str], list[str]]:
+    """What tells the clocks of a published file, by its path: the clock files beside ALF, else CLOCKS.
+
+    The stream is that of the documents, or of a copy of raw data; the reference is that of the clock files or
+    of SYNC. A recording that sessions were joined to has neither.
+    """
+    stated: dict[str, list[str]] = {}
+    fits: list[ClockFit] = []
+    own = [_streams(document)[0].name for document in documents]
+    for part in parts:
+        for file, path, _ in _published(part, probe):
+            if file.name == CLOCK_FILE:
+                clock = PublishedClock.load(file)
+                fits.append(clock)
+                folder = PurePosixPath(path).parent
+                stated[path] = list(dict.fromkeys([clock.stream, clock.reference]))
+                stated |= {str(folder / name): [times.clock] for name, times in clock.files.items()}
+            elif part.stage == "SYNC" and file.name == "sync.json":
+                fits.append(ClockFit.load(file))
+            elif part.stage == "COMPRESS" and file.name.endswith(".compress.json"):
+                own.append(json.loads(file.read_text(encoding="utf-8"))["stream"])
+    streams = {OWN: [*own, *(fit.stream for fit in fits)][:1], REFERENCE: [fit.reference for fit in fits][:1]}
+
+    def of(path: str) -> list[str]:
+        if path in stated:
+            return stated[path]
+        kinds = next((kinds for pattern, kinds in CLOCKS if re.fullmatch(pattern, path)), ())
+        return list(dict.fromkeys(name for kind in kinds for name in streams[kind]))
+
+    return of
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from powerpixels.brain import BrainLocation
 from powerpixels.documents import Channel, Session
 from powerpixels.export import IDENTITY_COLUMNS, SESSION_SPIKES, ProbeExport
 from powerpixels.metadata import Metadata
-from powerpixels.nwb_edit import dandi_label
+from powerpixels.nwb_edit import OF_ALF, dandi_label
 from powerpixels.nwb_series import Rows, add_events, add_lfp, add_raw
 from powerpixels.rawdata import StreamReader
 
@@ -59,6 +59,22 @@ BRAIN_COLUMNS = {
 }
 
 
+# Structures that IBL's table abbreviates otherwise than Allen's ontology, whose terms NWB's tools want. It
+# has none for what lies outside of the brain: "root" is all that the atlas holds, and ccf_id stays 0 there.
+ALLEN_ACRONYMS = {
+    0: "root",
+    732: "MMme",
+    606826647: "MMl",
+    606826651: "MMm",
+    606826655: "MMp",
+    606826659: "MMd",
+    1091: "CUL4, 5",
+    10722: "CUL4, 5mo",
+    10721: "CUL4, 5pu",
+    10720: "CUL4, 5gr",
+}
+
+
 @dataclass(frozen=True)
 class Traces:
     """What goes into an NWB beside units and electrodes; None: not.
@@ -91,13 +107,14 @@ def write_nwb(
 
     Electrodes: every recorded channel, also bad ones, with raw_column, contact_id, shank, position
     on the probe (µm) and bad-channel label; one group per shank. Of an aligned probe also their regions
-    (Allen CCF acronyms, "unknown" of channels that the alignment leaves out), positions from bregma in IBL's
-    axes (ml_um, ap_um, dv_um) and in NWB's (x posterior, y inferior, z right). Units: spike times in s on the
-    reference clock, observation intervals (the recording without its gaps), identity, labels, metrics, mean
-    and standard deviation of the waveform in V on the channels of the unit's `electrodes`, in their
-    order (main channel first). Gaps in the recording are its invalid_times. traces: what else to write, see
-    `powerpixels.nwb_series`. What metadata do not say (species, …) is not made up. Memory does not grow with
-    the recording but by its spikes.
+    (Allen's acronyms, see ALLEN_ACRONYMS; "unknown" of channels that the alignment leaves out), positions
+    from bregma in IBL's axes (ml_um, ap_um, dv_um) and in NWB's (x posterior, y inferior, z right). Units:
+    spike times in s on the reference clock, also below zero; observation intervals (the recording without its
+    gaps), identity, labels, metrics, ALF's amplitude, depth and peak-to-trough; mean and standard deviation
+    of the waveform in V on the channels of the unit's `electrodes`, in their order (main channel first). Gaps
+    in the recording are its invalid_times. traces: what else to write, see `powerpixels.nwb_series`. What
+    metadata do not say (species, …) is not made up. Memory does not grow with the recording but by its
+    spikes.
 
     The file's identifier follows from its content. Its bytes do not: NWB records the true time of writing and
     gives each object a random id.
@@ -118,6 +135,7 @@ def write_nwb(
         f"Sorted units of probe {probe.name}, acquired with {program}.",
         f"Times are seconds on the clock of stream {export.clock.reference}, zero at that stream's first "
         "sample.",
+        _early_spikes(export),
     ]
     nwbfile = NWBFile(
         **{
@@ -151,6 +169,22 @@ def write_nwb(
     with _writing(path, backend) as io:
         io.write(nwbfile)
     return path
+
+
+def _early_spikes(export: ProbeExport) -> str:
+    """How many spikes lie before time zero, and why, in a sentence; "" where none does.
+
+    NWB's tools complain of negative times. They stay: ALF, the session's other probes and its events count
+    from the same zero, and a shift of one file alone would part it from them.
+    """
+    n = int((export.spike_times < 0).sum())
+    if not n:
+        return ""
+    return (
+        f"{n} spike{'s have negative times' if n > 1 else ' has a negative time'}: the probe's recording "
+        f"began {-export.observed[0, 0]:.3g} s before that of {export.clock.reference}, whose first sample "
+        "is zero."
+    )
 
 
 def _writing(path: Path, backend: Backend):
@@ -224,7 +258,7 @@ def _add_electrodes(nwbfile: NWBFile, export: ProbeExport) -> dict[int, int]:
         place = brain.get(channel.raw_column)
         nwbfile.add_electrode(
             group=groups[channel.shank],
-            location=UNKNOWN if place is None else place.acronym,
+            location=UNKNOWN if place is None else allen_acronym(place),
             rel_x=channel.x_um,
             rel_y=channel.y_um,
             raw_column=channel.raw_column,
@@ -238,10 +272,15 @@ def _add_electrodes(nwbfile: NWBFile, export: ProbeExport) -> dict[int, int]:
 
 
 def _regions(channels: list[Channel], shank: int, brain: dict[int, BrainLocation]) -> str:
-    """The regions that a shank passes, from its tip up."""
+    """The regions that a shank passes, from its tip up. Allen's abbreviations may have a comma."""
     along = sorted((c for c in channels if c.shank == shank), key=lambda channel: channel.y_um)
-    passed = [brain[c.raw_column].acronym for c in along if c.raw_column in brain]
-    return ", ".join(dict.fromkeys(passed)) or UNKNOWN
+    passed = [allen_acronym(brain[c.raw_column]) for c in along if c.raw_column in brain]
+    return "; ".join(dict.fromkeys(passed)) or UNKNOWN
+
+
+def allen_acronym(place: BrainLocation) -> str:
+    """The region as Allen's own ontology abbreviates it; "root" outside of the brain."""
+    return ALLEN_ACRONYMS.get(abs(place.atlas_id), place.acronym)
 
 
 def _in_brain(place: BrainLocation | None) -> dict:
@@ -303,6 +342,16 @@ def _units(nwbfile: NWBFile, export: ProbeExport, electrode_of: dict[int, int], 
             "shank of the main electrode",
             [groups[f"{export.document.probe.name}_shank{shank}"] for shank in clusters["shank"]],
         )
+    of_alf = {
+        "amplitude_v": ("mean amplitude of its spikes, in V", export.cluster_amps),
+        "depth_um": ("place up the probe, in µm from its origin", export.cluster_depths),
+        "peak_to_trough_ms": (
+            "time of the mean waveform's maximum minus that of its minimum, in ms",
+            export.cluster_peak_to_trough,
+        ),
+    }
+    for name, (description, values) in of_alf.items():
+        add(name, f"{description}; ALF's {OF_ALF[name]}", values)
     unmeasured = "; NaN on electrodes where it was not measured"
     add("waveform_mean", "mean waveform, in V" + unmeasured, packed(export.waveforms))
     add(

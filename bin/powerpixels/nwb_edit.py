@@ -14,6 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+# Columns of units that hold the same as a file of ALF.
+OF_ALF = {
+    "amplitude_v": "clusters.amps",
+    "depth_um": "clusters.depths",
+    "peak_to_trough_ms": "clusters.peakToTrough",
+}
+
 
 def dandi_label(text: str) -> str:
     """A subject, session or probe as part of a DANDI file name."""

@@ -6,7 +6,7 @@ is written to a truth folder beside the raw folder, so that results can be compa
 
     <folder>/raw/<run>_g0/…      exactly what SpikeGLX would have written
     <folder>/truth/truth.json    TruthDocument
-    <folder>/truth/*.npz         spikes of each probe, events of the NIDQ lines
+    <folder>/truth/*.npz         spikes and templates of each probe, events of the NIDQ lines
     <folder>/samplesheet.csv     one row, ready for the pipeline
     <folder>/metadata.yaml       what the NWB needs beside the recording
 
@@ -80,6 +80,7 @@ AP_CORNER_HZ = 300.0
 LF_CORNER_HZ = 500.0
 
 TEMPLATE_MS = (1.0, 3.0)
+TEMPLATES = "templates_{}.npz"
 UNIT_AMPLITUDE_UV = (70.0, 150.0)
 SMALL_UNIT_AMPLITUDE_UV = (12.0, 20.0)
 FIRING_RATE_HZ = (5.0, 15.0)
@@ -409,6 +410,13 @@ class Truth:
         with np.load(self.folder / "truth" / self.probe(name).spikes) as arrays:
             return dict(arrays)
 
+    def templates(self, name: str) -> dict[str, np.ndarray]:
+        """Arrays template_uv (units, samples, file columns) float32, spikes as electrodes see them before any
+        filter, and location_um (units, 3) float64: x and y on the probe, distance from it.
+        """
+        with np.load(self.folder / "truth" / TEMPLATES.format(self.probe(name).name)) as arrays:
+            return dict(arrays)
+
     def events(self, line: str) -> dict[str, np.ndarray]:
         """Arrays on_s, off_s (true time), on_nidq_s, off_nidq_s (float64) of a NIDQ digital line."""
         with np.load(self.folder / "truth" / "events.npz") as arrays:
@@ -553,6 +561,11 @@ def _write_session(folder: Path, config: SimulationConfig, jobs: int) -> TruthDo
         }
         probes.append(simulated.truth(streams["ap"], streams.get("lf")))
         spikes_of.append(simulated.spikes)
+        np.savez_compressed(
+            truth_folder / TEMPLATES.format(name),
+            template_uv=simulated.templates,
+            location_um=simulated.locations_um,
+        )
 
     nidq, lines, analog, events = _write_nidq(folder, run_folder, config, np.random.default_rng(seeds[1]))
     np.savez(truth_folder / "events.npz", **events)
@@ -787,7 +800,7 @@ class _SimulatedProbe:
         self.alive = self.label != "dead"
         self.artifact_gain = self.rng.uniform(0.9, 1.1, self.shank.size)
         self.noise_cov = self._noise_covariance()
-        self.templates, self.units, self.spikes = self._draw_units()
+        self.locations_um, self.templates, self.units, self.spikes = self._draw_units()
 
     def _plant_bad_channels(self) -> np.ndarray:
         """(n_channels,) of "good", "dead", "noise", "out".
@@ -844,8 +857,10 @@ class _SimulatedProbe:
             )
         return np.array(locations).reshape(n_units, 3)
 
-    def _draw_units(self) -> tuple[np.ndarray, list[UnitTruth], tuple[np.ndarray, np.ndarray]]:
-        """Templates (n_units, n_template_samples, n_channels) float32 µV, the units, and their spikes.
+    def _draw_units(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray, list[UnitTruth], tuple[np.ndarray, np.ndarray]]:
+        """Locations and templates as ``Truth.templates`` has them, the units, and their spikes.
 
         Spikes are two int64 arrays, unit and sample, ordered by sample.
         """
@@ -853,7 +868,7 @@ class _SimulatedProbe:
         from spikeinterface.core.generate import generate_templates
 
         n_of = (self.probe.n_units, self.probe.n_small_units)
-        templates, shanks, mains = [], [], []
+        templates, shanks, mains, places = [], [], [], []
         for shank in self.probe.shanks:
             inside = np.flatnonzero((self.shank == shank) & self.in_brain)
             living = inside[self.alive[inside]]
@@ -879,6 +894,7 @@ class _SimulatedProbe:
                 templates.append(template * (peak / -template[nbefore, main]))
                 shanks.append(shank)
                 mains.append(main)
+                places.append(locations[index])
 
         n_units = len(templates)
         rates = np.exp(self.rng.uniform(*np.log(FIRING_RATE_HZ), n_units))
@@ -915,7 +931,7 @@ class _SimulatedProbe:
                     well_isolated=snr >= WELL_ISOLATED_SNR and similarity <= WELL_ISOLATED_SIMILARITY,
                 )
             )
-        return np.stack(templates), units, (unit, sample)
+        return np.array(places), np.stack(templates), units, (unit, sample)
 
     def _noise(self, rate_hz: float, n_samples: int, scale: float, seed: int) -> BaseRecording:
         """Background noise with the covariance of the probe, lazily computed."""
