@@ -239,8 +239,8 @@ def _check_revision(folder: Path, revised: Path) -> None:
     if set(changed) & {f"spikes.{name}.npy" for name in OF_ONE_SORTING}:
         raise DataError(
             f"{revised}: expected a revision of the spikes in {folder}, found one of an earlier export "
-            f"({', '.join(changed[:5])} differ); apply the curation again (powerpixels apply-curation), or read the "
-            "pipeline's own result with revision=''"
+            f"({', '.join(changed[:5])} differ); apply the curation again (powerpixels apply-curation), or "
+            "read the pipeline's own result with revision=''"
         )
     if changed:
         log.warning(
