@@ -31,7 +31,7 @@ from powerpixels.curate import (
     sorting_units,
 )
 from powerpixels.documents import Preprocess
-from powerpixels.load import CLOCK_FILE, fingerprints, newest_revision
+from powerpixels.load import CLOCK_FILE, NO_LABEL, fingerprints, newest_revision
 from powerpixels.nwb_edit import dandi_label, edited_copy
 from powerpixels.stage import DataError
 
@@ -42,9 +42,8 @@ log = logging.getLogger("powerpixels")
 
 NAMESPACE = uuid.UUID("0d1f6b8e-1c55-5b1e-9c39-5d1c3a3a7b42")
 APPLIED = "_powerpixels_curation.applied.json"
-# The GUI's category of exclusive labels, and the original Power Pixels' word where there is none.
+# The GUI's category of exclusive labels.
 CATEGORY = "quality"
-NO_LABEL = "no label"
 UNJUDGED = -1
 
 

@@ -35,6 +35,8 @@ LABELS = {
 }
 # What stands for a unit to keep: the automatic labels are codes, a person's are words.
 GOOD = {**dict.fromkeys(LABELS, 1), "manual": "good"}
+# A person's word, as the original Power Pixels writes it, of a unit without one.
+NO_LABEL = "no label"
 
 # Spikes' files in which a revision must be of the pipeline's present result; of others it may be behind.
 OF_ONE_SORTING = ("times", "clusters", "samples")
@@ -114,8 +116,8 @@ def load_neural_data(
     are the fraction of passed tests.
 
     Raises DataError where files are missing or do not belong together, as a revision and spikes that the
-    pipeline wrote anew since; where it wrote other files anew a warning is logged. ValueError for an unknown
-    keep_units.
+    pipeline wrote anew since (where it wrote other files anew, a warning is logged), and where the one whose
+    word counts judged no unit; ValueError for an unknown keep_units.
     """
     if keep_units != "all" and keep_units not in LABELS:
         raise ValueError(f"keep_units must be one of {', '.join(['all', *LABELS])}, not {keep_units!r}")
@@ -308,14 +310,26 @@ def _check_lengths(files: _Files, name: str, table: dict[str, np.ndarray]) -> No
 
 def _kept(files: _Files, clusters: dict[str, np.ndarray], tool: str) -> np.ndarray:
     labels = clusters.get(f"{tool}_label")
+    judged = {name: _judged(clusters[f"{name}_label"]) for name in LABELS if f"{name}_label" in clusters}
+    there = [name for name, units in judged.items() if units.any()]
+    if labels is not None and labels.size and tool not in there:
+        raise DataError(
+            f"{files.revised}: expected units that {tool} judged to keep the good ones, found {labels.size} "
+            f"units and none judged; keep by {' or '.join(there) or 'all'}"
+            + (", or run the pipeline with --unitrefine_models" if tool == "unitrefine" else "")
+        )
     if labels is None:
-        there = [name for name in LABELS if f"{name}_label" in clusters]
         raise DataError(
             f"{files.revised}: expected clusters.{LABELS[tool][0]}.npy to keep the good units of "
             f"{tool}, found labels of {', '.join(there) or 'nobody'}"
             + ("; curate and apply first" if tool == "manual" else "; keep by one of these")
         )
     return labels == GOOD[tool]
+
+
+def _judged(labels: np.ndarray) -> np.ndarray:
+    """Which units a tool said something of, or a person."""
+    return labels != NO_LABEL if labels.dtype.kind == "U" else labels >= 0
 
 
 def _clock(files: _Files) -> Clock:
