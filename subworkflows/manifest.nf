@@ -52,10 +52,11 @@ def parametersOf(opts) {
         .sort()
 }
 
-// A file by its name and what it holds, never by where it lies.
+// A file by its name and what it holds, never by where it lies; a folder of models by its list of hashes.
 def identityOf(path) {
     def given = file(path)
-    return [name: given.name] + (given.isDirectory() ? [:] : [sha256: given.bytes.digest('SHA-256')])
+    def content = given.isDirectory() ? given.resolve('models.json') : given
+    return [name: given.name] + (content.exists() ? [sha256: content.bytes.digest('SHA-256')] : [:])
 }
 
 // What a session's row of the samplesheet gives beside the run's parameters.

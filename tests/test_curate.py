@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -303,12 +304,54 @@ def test_applied_twice_is_once_and_another_curation_is_another_revision(curated,
         apply_curation(session, "probe00", "z")
 
 
+def test_a_revision_of_old_labels_or_times_is_not_taken_for_a_new_one(curated, tmp_path, caplog):
+    """What the pipeline writes anew after a curation was applied: a label, then the times on another clock."""
+    made, session = built(), tmp_path / "mouse01" / "2026-03-01" / "001"
+    shutil.copytree(curated[0], session)
+    units = [replace(unit, labels=tmp_path / unit.labels.name) for unit in made.units]
+    for old, new in zip(made.units, units, strict=True):
+        shutil.copytree(old.labels, new.labels)
+    path = units[0].labels / "labels.csv"
+    path.write_text(path.read_text().replace("non_soma", "good"))
+    alf.write_alf(gather(made.document, made.preprocess, CLOCK, units), session / "alf" / "probe00")
+
+    stale = load_neural_data(session, "probe00")
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "clusters.bombcellLabels.npy" in said and "powerpixels apply-curation" in said
+    (newest,) = apply_curation(session)
+    assert apply_curation(session) == [newest]
+    caplog.clear()
+    fresh = load_neural_data(session, "probe00")
+    assert fresh.revision > stale.revision and not caplog.records
+    assert (stale.clusters["bombcell_label"][0], fresh.clusters["bombcell_label"][0]) == (3, 1)
+
+    clock = CLOCK.model_copy(
+        update={"reference": "imec1.ap", "offset_s": 2.0, "knots": [(t, s + 1) for t, s in CLOCK.knots]}
+    )
+    alf.write_alf(gather(made.document, made.preprocess, clock, units), session / "alf" / "probe00")
+    with pytest.raises(DataError, match=r"spikes.times.npy.* apply the curation again"):
+        load_neural_data(session, "probe00")
+    (again,) = apply_curation(session)
+    old, new = fresh, load_neural_data(session, "probe00")
+    assert f"#{new.revision}#" == again.name > newest.name
+    assert new.spikes["times"] == pytest.approx(old.spikes["times"] + 1, abs=1e-6)
+    assert (old.clock.name, new.clock.name) == ("nidq", "imec1.ap")
+    stated = json.loads((newest / "_powerpixels_clock.fit.json").read_text())
+    assert stated["files"]["spikes.times.npy"]["clock"] == "nidq"
+    with NWBHDF5IO(str(next((session / "nwb" / again.name).glob("*.nwb"))), "r") as io:
+        times = np.concatenate(list(io.read().units.to_dataframe().spike_times))
+    assert np.array_equal(np.sort(times), np.sort(new.spikes["times"]))
+    # What the revision lacks is written, too.
+    shutil.rmtree(session / "nwb" / again.name)
+    assert apply_curation(session) != [again]
+
+
 def test_a_new_sorting_is_not_taken_for_the_curated_one(curated, tmp_path):
     session = tmp_path / "001"
     shutil.copytree(curated[0], session)
     path = session / "alf" / "probe00" / "spikes.clusters.npy"
     np.save(path, np.load(path)[::-1])
-    with pytest.raises(DataError, match="found one of an earlier sorting"):
+    with pytest.raises(DataError, match=r"one of an earlier export \(spikes.clusters.npy differ\)"):
         load_neural_data(session, "probe00")
     assert load_neural_data(session, "probe00", revision="").revision == ""
     with pytest.raises(DataError, match="expected the spikes of the analyzer's unit"):

@@ -16,8 +16,9 @@ import nwb_parts
 import pandas as pd
 import pytest
 from exported_probe import CLOCK, N_SAMPLES, RATE, built, session_of
+from powerpixels.agreement import combined
 from powerpixels.documents import ChannelLevel, Part, ProbeNotes, ProbeSummary
-from powerpixels.export import NAMESPACE, UnitFolders, _depths, gather, summarise
+from powerpixels.export import NAMESPACE, UnitFolders, _depths, agreement_of, gather, summarise
 from pynwb import NWBHDF5IO
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
@@ -402,6 +403,21 @@ def test_units_are_the_same_in_all_sessions(joined):
     # three recordings of the same spikes, and another sorting of the first alone
     assert len({export.identifier for export in joined}) == len(joined)
     assert not set(joined[0].cluster_uuids) & set(whole.cluster_uuids)
+
+
+def test_a_run_counts_the_labels_of_joined_units_once(joined):
+    """And those of another probe beside them."""
+    each = [agreement_of(export) for export in joined]
+    own = agreement_of(gathered(built()))
+    assert {one.sorting for one in each} == {
+        "mouse01/2026-03-01_001+mouse01/2026-03-01_002+mouse01/2026-03-02_001/probe00"
+    }
+    assert own.sorting == "mouse01/2026-03-01_001/probe00" and own.n_units == 5
+    assert combined(each) == each[0].model_copy(update={"sorting": ""})
+    both = combined([each[0], own, *each[1:]])
+    assert (both.n_probes, both.n_units) == (2, 10)
+    for pair, single in zip(both.pairs, own.pairs, strict=True):
+        assert (pair.n, pair.kappa) == (2 * single.n, pytest.approx(single.kappa))
 
 
 def test_counts_and_amplitudes_are_of_the_session(joined):

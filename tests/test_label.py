@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import test_unitrefine
+from powerpixels import unitrefine
 from powerpixels.analyze import analyze_unit
 from powerpixels.label import TOOLS, consensus, label_units
 from powerpixels.stage import DataError
 from simulated_unit import write_ground_truth, write_sorting
+from spikeinterface.curation.model_based_curation import _handle_backwards_compatibility_in_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 IDS = [4, 9, 2, 30]
@@ -67,6 +70,54 @@ def test_ibl_amplitudes_are_of_the_right_units(analyzed, tmp_path):
     ).set_index("unit_id")
     small = {unit for unit in heights.index if int(table.loc[unit, "ibl_bitwise"]) & 4}
     assert small == set(heights.index[:2])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """UnitRefine models of the published kind, small, of the curated recordings; and these."""
+    curated = test_unitrefine.judged(test_unitrefine.recordings())
+    return test_unitrefine.trained(curated, "none", tmp_path_factory.mktemp("models"), trees=20), curated
+
+
+def test_unitrefine_on_an_analyzer(analyzed, models, tmp_path):
+    """Opened as LABEL does, from Zarr and read-only: neurons are none to the noise model, 2 spikes of noise are."""
+    before = {path: path.read_bytes() for path in (analyzed / "analysis").rglob("*") if path.is_file()}
+    table = label_units(analyzed / "sorting", analyzed / "analysis", tmp_path, models=models[0])
+    assert dict(zip(table["unit_id"], table["unitrefine"] == "noise", strict=True)) == {
+        2: False, 4: False, 9: False, 30: False, 77: True
+    }  # fmt: skip
+    assert set(table["unitrefine"]) <= {"good", "mua", "noise"}
+    assert table["unitrefine_probability"].between(0.5, 1).all()
+    record = json.loads((tmp_path / "labels.json").read_text())["unitrefine"]["models"]
+    assert record == json.loads((models[0] / "models.json").read_text())["models"]
+    assert {p: p.read_bytes() for p in (analyzed / "analysis").rglob("*") if p.is_file()} == before
+
+
+def test_unitrefine_reads_metrics_in_its_models_form(analyzed, models):
+    """Signs and orders of magnitude of what LABEL hands over, beside the curated recordings' own."""
+    curated = pd.concat(models[1].values()).replace([np.inf, -np.inf], np.nan)
+    computed = pd.read_csv(analyzed / "analysis" / "metrics.csv", index_col="unit_id").loc[IDS]
+    info = json.loads((models[0] / unitrefine.NOISE / "model_info.json").read_text())
+    given = _handle_backwards_compatibility_in_metrics(
+        unitrefine.given_to(models[0] / unitrefine.NOISE, computed), info
+    )
+    read, _ = unitrefine.check_model(models[0] / unitrefine.NOISE)
+    old = {new: name for name, new in test_unitrefine.RENAMED.items()}
+    compared, strange = [], []
+    for name in (old.get(name, name) for name in read):
+        known, own = curated[name].dropna(), given[name].dropna()
+        own = own[own != 0]
+        for sign in (1, -1):
+            if (np.sign(known) == sign).mean() > 0.95 and len(own):
+                compared.append(name)
+                low, high = (known * sign).clip(lower=0).quantile([0.01, 0.99])
+                if not (own * sign).between(low / 10, high * 10).all():
+                    strange.append(name)
+    assert strange == []
+    assert set(compared) == {
+        "amplitude_median", "firing_rate", "num_spikes", "snr", "sliding_rp_violation", "exp_decay", "half_width",
+        "num_negative_peaks", "peak_to_valley", "peak_trough_ratio", "recovery_slope", "repolarization_slope", "spread",
+    }  # fmt: skip
 
 
 def test_a_threshold_changes_the_labels(analyzed, tmp_path):

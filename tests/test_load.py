@@ -214,6 +214,21 @@ def test_what_is_wrong_is_said(session, tmp_path):
         load_neural_data(tmp_path / "b", "probe00")
 
 
+@pytest.mark.parametrize("tool", ["unitrefine", "kilosort"])
+def test_a_tool_that_judged_no_unit_is_told_apart_from_one_that_found_none_good(session, tmp_path, tool):
+    """As unitrefine without models, and kilosort with another sorter."""
+    folder = tmp_path / "001" / "alf" / "probe00"
+    shutil.copytree(session / "alf" / "probe00", folder)
+    labels = np.load(folder / f"clusters.{tool}Labels.npy")
+    np.save(folder / f"clusters.{tool}Labels.npy", np.full_like(labels, -1))
+    others = [name for name in ("bombcell", "unitrefine", "ibl", "kilosort", "consensus") if name != tool]
+    with pytest.raises(DataError, match=f"found 5 units and none judged; keep by {' or '.join(others)}"):
+        load_neural_data(tmp_path / "001", "probe00", tool)
+    np.save(folder / f"clusters.{tool}Labels.npy", np.where(np.arange(5) == 2, 0, -1).astype(labels.dtype))
+    spikes, clusters, _ = load_neural_data(tmp_path / "001", "probe00", tool)
+    assert (lengths(spikes), lengths(clusters)) == ({0}, {0})
+
+
 def test_a_probe_without_units(tmp_path):
     made = built(())
     alf.write_alf(gather(made.document, made.preprocess, CLOCK, made.units), tmp_path / "alf" / "probe00")

@@ -73,10 +73,13 @@ def parts(tmp_path) -> list[Part]:
     timed = {"spikes.times.npy": "s", "spikes.samples.npy": "samples", "drift/shank0/drift.times.npy": "s"}
     write_clock(CLOCK, "", timed, at / "export" / "alf")
     write(at / "nwb", "nwb/a.nwb", "nwb/b.nwb.zarr/units/0", "notes.json")
-    write(at / "labels", "labels.csv", "phy/cluster_a.tsv")
+    write(at / "labels", "labels.csv", "labels.json", "phy/cluster_a.tsv")
     write(
         at / "analysis",
         "metrics.csv",
+        "bombcell.csv",
+        "bombcell.json",
+        "ibl_confidence.csv",
         "suggestions.json",
         "analyzer.zarr/.zgroup",
         "analyzer.zarr/templates/0.0",
@@ -137,6 +140,9 @@ PLACES = {
     },
     "nwb/a.nwb": "nwb/nwb/a.nwb",
     "nwb/b.nwb.zarr/units/0": "nwb/nwb/b.nwb.zarr/units/0",
+    "qc/probe00/labels/shank0.json": "labels/labels.json",
+    "qc/probe00/labels/shank0_bombcell.csv": "analysis/bombcell.csv",
+    "qc/probe00/labels/shank0_ibl_confidence.csv": "analysis/ibl_confidence.csv",
     "qc/probe00/suggestions/shank0.json": "analysis/suggestions.json",
     "qc/probe00/preprocessing/index.html": "figures/index.html",
     "qc/probe00/preprocessing/channels.png": "figures/channels.png",

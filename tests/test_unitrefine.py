@@ -26,7 +26,8 @@ DATASET = (
     Path(__file__).resolve().parents[2] / "shared/data/real/UnitRefine/dataset/manual_curated_dataset.zip"
 )
 HELD_OUT = "mouse5_imec0"
-# As SpikeInterface called them when the data were made, and now; the sign of the second has changed.
+# As SpikeInterface called them when the data were made, and now; the sign of the second has changed, and that
+# of amplitude_median.
 RENAMED = {
     "peak_to_valley": "peak_to_trough_duration",
     "peak_trough_ratio": "peak_after_to_trough_ratio",
@@ -40,6 +41,7 @@ class Metrics:
     def __init__(self, table: pd.DataFrame):
         self.table = table.rename(columns=RENAMED)
         self.table["peak_after_to_trough_ratio"] *= -1
+        self.table["amplitude_median"] *= -1
         self.unit_ids = table.index.to_numpy()
 
     def get_metrics_extension_data(self):
@@ -62,11 +64,17 @@ def recordings() -> dict[str, pd.DataFrame]:
     return tables
 
 
-def train(tables: list[pd.DataFrame], folder: Path, label: str, trees: int = 40) -> None:
+def train(
+    tables: list[pd.DataFrame],
+    folder: Path,
+    label: str,
+    trees: int = 40,
+    without: tuple[str, ...] = ("sd_ratio",),
+) -> None:
     """A model of the published kind in folder; label "is_noise" or "is_sua"."""
     table = pd.concat(tables)
-    first = ["majority_vote", "is_noise", "is_sua", "sd_ratio", "d_prime", "isolation_distance", "l_ratio"]
-    metrics = table.drop(columns=[*first, "silhouette", "nn_hit_rate", "nn_miss_rate"])
+    first = ["majority_vote", "is_noise", "is_sua", "d_prime", "isolation_distance", "l_ratio"]
+    metrics = table.drop(columns=[*first, "silhouette", "nn_hit_rate", "nn_miss_rate", *without])
     forest = RandomForestClassifier(trees, class_weight="balanced", min_samples_leaf=4, random_state=0)
     steps = [("imputer", SimpleImputer(strategy="median")), ("scaler", StandardScaler()), ("forest", forest)]
     values = metrics.replace([np.inf, -np.inf], np.nan).astype("float32")
@@ -136,6 +144,21 @@ def test_one_model_judges_its_part(curated, models, tmp_path):
     assert set(single["unitrefine"]) == {"good", "mua"} and len(single) == len(table)
 
 
+def test_amplitudes_have_the_sign_of_the_models_training(curated, tmp_path):
+    """Models of the published, positive amplitudes and of negative ones say the same of the same units."""
+    few = {name: curated[name] for name in ("mouse2a_imec0", "mouse5_imec1", HELD_OUT)}
+    negative = {n: table.assign(amplitude_median=-table["amplitude_median"]) for n, table in few.items()}
+    said = {}
+    for kind, tables in (("positive", few), ("negative", negative)):
+        folder = trained(tables, HELD_OUT, tmp_path / kind, trees=10)
+        signs = [unitrefine.check_model(folder / name)[1] for name in (NOISE, SUA)]
+        assert signs == [kind == "negative"] * 2
+        said[kind], _ = unitrefine.label(Metrics(curated[HELD_OUT]), folder)
+    same = said["positive"]["unitrefine"] == said["negative"]["unitrefine"]
+    # Of splits that are equally good a tree takes another one.
+    assert same.mean() > 0.97
+
+
 def test_changed_or_foreign_files_are_refused(models, tmp_path):
     def copy(name: str) -> Path:
         return Path(shutil.copytree(models, tmp_path / name))
@@ -159,6 +182,15 @@ def test_metrics_that_were_not_computed_are_named(curated, models):
     table = curated[HELD_OUT].drop(columns=["snr", "half_width"])
     with pytest.raises(DataError, match="not computed: snr, trough_half_width.*--pca_metrics"):
         unitrefine.label(Metrics(table), models)
+
+
+def test_a_model_of_a_metric_that_is_never_computed_says_so(curated, tmp_path):
+    """sd_ratio is in some of the curated recordings, and no option computes it."""
+    tables = [curated["mouse5_imec1"].assign(sd_ratio=1.0)]
+    train(tables, tmp_path / "a" / NOISE, "is_noise", trees=2, without=())
+    fetch_models(tmp_path / "models", {NOISE: str(tmp_path / "a" / NOISE)})
+    with pytest.raises(DataError, match="not computed: sd_ratio; sd_ratio is never computed here"):
+        unitrefine.label(Metrics(tables[0].drop(columns="sd_ratio")), tmp_path / "models")
 
 
 class Evil:
@@ -199,6 +231,21 @@ def test_command(models, tmp_path, capsys):
             main(["fetch-models", *map(str, arguments)])
         assert left.value.code == 65
         assert message in capsys.readouterr().err
+
+
+def test_a_file_is_a_model_with_the_description_beside_it(models, tmp_path):
+    """One of several in a folder; without a description it is none."""
+    place = Path(shutil.copytree(models / SUA, tmp_path / "several"))
+    (place / "other.skops").write_bytes(b"")
+    document = fetch_models(tmp_path / "m", {SUA: str(place / "model.skops")})
+    kept = unitrefine.verified(models).models[SUA].sha256
+    assert (document.models[SUA].source, document.models[SUA].sha256) == ("file model.skops", kept)
+    (place / "model_info.json").unlink()
+    with pytest.raises(DataError, match=r"model_info.json, found \['model.skops'\]"):
+        fetch_models(tmp_path / "n", {SUA: str(place / "model.skops")})
+    (place / "model.pkl").write_bytes(b"")
+    with pytest.raises(DataError, match="model.pkl: expected a folder with a model or a .skops file"):
+        fetch_models(tmp_path / "n", {SUA: str(place / "model.pkl")})
 
 
 def test_no_network_says_what_to_do(tmp_path, monkeypatch):

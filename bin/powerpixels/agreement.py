@@ -30,15 +30,20 @@ class Pair(Document):
 
 
 class Agreement(Document):
-    """agreement.json: of a probe, or of all probes of a run (n_probes). judged: units by tool."""
+    """agreement.json: of a probe, or of all probes of a run (n_probes). judged: units by tool.
 
+    sorting: what was sorted, the same in each of the sessions that were sorted as one: these and the probe.
+    "" of all probes of a run, where such sessions count as one.
+    """
+
+    sorting: str = ""
     n_probes: int
     n_units: int
     judged: dict[str, int]
     pairs: list[Pair]
 
 
-def agreement(labels: Mapping[str, Sequence[str]]) -> Agreement:
+def agreement(labels: Mapping[str, Sequence[str]], sorting: str = "") -> Agreement:
     """Agreement on one probe's units. labels: by tool (all of TOOLS), one word for each unit, same order."""
     pairs = []
     for first, second in combinations(TOOLS, 2):
@@ -49,11 +54,15 @@ def agreement(labels: Mapping[str, Sequence[str]]) -> Agreement:
         )
         pairs.append(_pair(first, second, both))
     judged = {tool: sum(word != UNJUDGED for word in labels[tool]) for tool in TOOLS}
-    return Agreement(n_probes=1, n_units=len(labels[TOOLS[0]]), judged=judged, pairs=pairs)
+    n_units = len(labels[TOOLS[0]])
+    return Agreement(sorting=sorting, n_probes=1, n_units=n_units, judged=judged, pairs=pairs)
 
 
 def combined(probes: Sequence[Agreement]) -> Agreement:
-    """Agreement on the units of all probes together."""
+    """Agreement on the units of all probes together; of one sorting the first counts."""
+    unnamed = [probe for probe in probes if not probe.sorting]
+    of_sortings = {probe.sorting: probe for probe in reversed(probes) if probe.sorting}
+    probes = [*unnamed, *of_sortings.values()]
     pairs = []
     for first, second in combinations(TOOLS, 2):
         both: Counter[tuple[str, str]] = Counter()

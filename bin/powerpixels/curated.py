@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from powerpixels.alf import CHANNEL_CODES
+from powerpixels.alf import CHANNEL_CODES, TABLES, write_typed
 from powerpixels.curate import (
     CuratedUnit,
     add_probe_arguments,
@@ -31,7 +31,7 @@ from powerpixels.curate import (
     sorting_units,
 )
 from powerpixels.documents import Preprocess
-from powerpixels.load import fingerprint, newest_revision
+from powerpixels.load import CLOCK_FILE, NO_LABEL, fingerprints, newest_revision
 from powerpixels.nwb_edit import OF_ALF, dandi_label, edited_copy
 from powerpixels.stage import DataError
 
@@ -42,9 +42,8 @@ log = logging.getLogger("powerpixels")
 
 NAMESPACE = uuid.UUID("0d1f6b8e-1c55-5b1e-9c39-5d1c3a3a7b42")
 APPLIED = "_powerpixels_curation.applied.json"
-# The GUI's category of exclusive labels, and the original Power Pixels' word where there is none.
+# The GUI's category of exclusive labels.
 CATEGORY = "quality"
-NO_LABEL = "no label"
 UNJUDGED = -1
 
 
@@ -124,12 +123,11 @@ def apply_curation(
     members if they agree, a split its parent's. What was done is in _powerpixels_curation.applied.json of
     the revision; its table of units is also in tables/#<revision>#/clusters.metrics.pqt.
 
-    Where the newest revision already is of these curation files nothing is written. Raises DataError where
-    there is no curation, or it, the analyzers and the exported files are not of one sorting.
+    Where the newest revision is of these curation files and of the exported files as they are, nothing is
+    written. Raises DataError where there is no curation, or it, the analyzers and the exported files are not
+    of one sorting.
     """
     import spikeinterface as si
-
-    from powerpixels.alf import TABLES, write_typed
 
     results_path = Path(results_path)
     probe, places = sorting_units(results_path, probe)
@@ -153,7 +151,8 @@ def apply_curation(
             )
     records = [_record(decided, folder) for folder in folders]
     if revision is None and all(
-        _applied(folder, record) for folder, record in zip(folders, records, strict=True)
+        _applied(session, folder, record)
+        for session, folder, record in zip(sessions, folders, records, strict=True)
     ):
         log.info("revision %s already is of this curation", newest_revision(folders[0]))
         return [folder / f"#{newest_revision(folder)}#" for folder in folders]
@@ -177,8 +176,11 @@ def apply_curation(
             }
             for k, (_, unit) in enumerate(plan.new)
         ]
+        # The times' own clock, whatever the pipeline's become.
+        if (folder / CLOCK_FILE).is_file():
+            shutil.copyfile(folder / CLOCK_FILE, partial / CLOCK_FILE)
         (partial / APPLIED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        for path in sorted((session / "nwb").glob(f"sub-*_probe-{dandi_label(probe)}_*.nwb*")):
+        for path in _nwbs(session, probe):
             _write_nwb(path, session / "nwb" / f"#{revision}#" / path.name, plan, changed, partial, folder)
         write_typed(_typed(partial / "clusters.metrics.csv"), folder / TABLES / out.name)
         partial.rename(out)
@@ -189,17 +191,24 @@ def apply_curation(
 
 def _record(decided: list[Decisions], folder: Path) -> dict:
     return {
-        "automatic_sha256": fingerprint(folder),
+        "made_from": fingerprints(folder),
         "curation": {decisions.unit: decisions.curation for decisions in decided},
     }
 
 
-def _applied(folder: Path, record: dict) -> bool:
-    path = folder / f"#{newest_revision(folder)}#" / APPLIED
-    if not path.is_file():
+def _applied(session: Path, folder: Path, record: dict) -> bool:
+    """Whether the newest revision is of this record, with its table, and of every NWB that there is."""
+    name = f"#{newest_revision(folder)}#"
+    path = folder / name / APPLIED
+    nwbs = [session / "nwb" / name / nwb.name for nwb in _nwbs(session, folder.name)]
+    if not path.is_file() or not all(part.exists() for part in (folder / TABLES / name, *nwbs)):
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
     return {key: found.get(key) for key in record} == record
+
+
+def _nwbs(session: Path, probe: str) -> list[Path]:
+    return sorted((session / "nwb").glob(f"sub-*_probe-{dandi_label(probe)}_*.nwb*"))
 
 
 def _new_name(folders: list[Path], name: str | None) -> str:

@@ -150,6 +150,7 @@ class ProbeExport:
 
     notes: what the user should know, one text each (a skipped shank, …). drift: who corrected it and why,
     by sorting unit. joined: that of the sessions that were sorted as one with this one, "" if there are none.
+    sorting: name of what was sorted, the same in each of these sessions: all of them, and the probe.
     """
 
     document: ProbeDocument
@@ -180,6 +181,7 @@ class ProbeExport:
     notes: list[str]
     drift: str
     joined: str
+    sorting: str
     noise_uv: float | None
 
     @property
@@ -359,6 +361,7 @@ def gather(
         notes=notes,
         drift=_drift(read),
         joined=joined,
+        sorting=_sorting(preprocess),
         noise_uv=preprocess.noise_uv,
     )
 
@@ -474,6 +477,11 @@ def _joined(preprocess: Preprocess, part: Part) -> str:
     return f"sorted together with {', '.join(others)}; labels and metrics are of the joined recording"
 
 
+def _sorting(preprocess: Preprocess) -> str:
+    sessions = "+".join(f"{part.subject}/{part.session}" for part in preprocess.parts)
+    return f"{sessions}/{preprocess.probe}"
+
+
 def summarise(export: ProbeExport) -> ProbeSummary:
     """The probe's row of the run's summary table. duration_s: of what was recorded, without gaps."""
     session, probe = export.document.session, export.document.probe
@@ -505,7 +513,8 @@ def summarise(export: ProbeExport) -> ProbeSummary:
 
 def agreement_of(export: ProbeExport) -> Agreement:
     """How far the labelling tools agree on the probe's units, of all its shanks."""
-    return agreement({tool: export.clusters[f"{tool}_label"].tolist() for tool in TOOLS})
+    labels = {tool: export.clusters[f"{tool}_label"].tolist() for tool in TOOLS}
+    return agreement(labels, export.sorting)
 
 
 def _belongs(what: str, found: object, expected: object) -> None:
@@ -790,12 +799,12 @@ def _cluster_uuids(preprocess: Preprocess, table: pd.DataFrame, spikes: dict[str
     by_cluster = np.argsort(spikes["clusters"], kind="stable")
     counts = np.bincount(spikes["clusters"], minlength=len(table))
     trains = np.split(spikes["samples"][by_cluster], np.cumsum(counts)[:-1]) if len(table) else []
-    sessions = "+".join(f"{part.subject}/{part.session}" for part in preprocess.parts)
+    sorting = _sorting(preprocess)
     return [
         str(
             uuid.uuid5(
                 NAMESPACE,
-                f"{sessions}/{preprocess.probe}/{unit}/{unit_id}/{hashlib.sha256(train.tobytes()).hexdigest()}",
+                f"{sorting}/{unit}/{unit_id}/{hashlib.sha256(train.tobytes()).hexdigest()}",
             )
         )
         for unit, unit_id, train in zip(table["sorting_unit"], table["sorter_unit_id"], trains, strict=True)

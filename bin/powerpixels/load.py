@@ -35,7 +35,11 @@ LABELS = {
 }
 # What stands for a unit to keep: the automatic labels are codes, a person's are words.
 GOOD = {**dict.fromkeys(LABELS, 1), "manual": "good"}
+# A person's word, as the original Power Pixels writes it, of a unit without one.
+NO_LABEL = "no label"
 
+# Spikes' files in which a revision must be of the pipeline's present result; of others it may be behind.
+OF_ONE_SORTING = ("times", "clusters", "samples")
 SPIKES = ("times", "clusters", "amps", "depths", "samples", "templates", "muted")
 CLUSTERS = {"channels": "channels", "depths": "depths", "amps": "amps", "peakToTrough": "peak_to_trough"}
 # Identity of a unit, columns of clusters.metrics.csv; the others are metrics.
@@ -111,7 +115,9 @@ def load_neural_data(
     Label codes: 0 noise (Kilosort: mua), 1 good, 2 mua, 3 non-somatic, -1 unjudged; the original's IBL labels
     are the fraction of passed tests.
 
-    Raises DataError where files are missing or do not belong together; ValueError for an unknown keep_units.
+    Raises DataError where files are missing or do not belong together, as a revision and spikes that the
+    pipeline wrote anew since (where it wrote other files anew, a warning is logged), and where the one whose
+    word counts judged no unit; ValueError for an unknown keep_units.
     """
     if keep_units != "all" and keep_units not in LABELS:
         raise ValueError(f"keep_units must be one of {', '.join(['all', *LABELS])}, not {keep_units!r}")
@@ -150,7 +156,7 @@ def load_neural_data(
         import pandas as pd
 
         spikes, clusters, channels = (pd.DataFrame(table) for table in (spikes, clusters, channels))
-    return NeuralData(spikes, clusters, channels, _clock(folder), revision)
+    return NeuralData(spikes, clusters, channels, _clock(files), revision)
 
 
 def probe_folder(session: Path, probe: str) -> Path:
@@ -179,9 +185,10 @@ def newest_revision(folder: Path) -> str:
     return (revisions(folder) or [""])[-1]
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of the clusters of an ALF folder's spikes: whether a revision is of this sorting."""
-    return hashlib.sha256((folder / "spikes.clusters.npy").read_bytes()).hexdigest()
+def fingerprints(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of an ALF folder that a revision is made from: spikes', clusters', the clock's."""
+    files = [*folder.glob("spikes.*.npy"), *folder.glob("clusters.*"), *folder.glob(CLOCK_FILE)]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
 @dataclass(frozen=True)
@@ -228,11 +235,20 @@ def _check_revision(folder: Path, revised: Path) -> None:
     if not path.is_file():
         known = ", ".join(revisions(folder)) or "none"
         raise DataError(f"{folder}: expected the revision {revised.name.strip('#')!r}, found {known}")
-    made_from = json.loads(path.read_text(encoding="utf-8"))["automatic_sha256"]
-    if made_from != fingerprint(folder):
+    made_from = json.loads(path.read_text(encoding="utf-8")).get("made_from", {})
+    found = fingerprints(folder)
+    changed = sorted(name for name in made_from.keys() | found if made_from.get(name) != found.get(name))
+    if set(changed) & {f"spikes.{name}.npy" for name in OF_ONE_SORTING}:
         raise DataError(
-            f"{revised}: expected a revision of the spikes in {folder}, found one of an earlier "
-            "sorting; curate and apply again, or read the pipeline's own result with revision=''"
+            f"{revised}: expected a revision of the spikes in {folder}, found one of an earlier export "
+            f"({', '.join(changed[:5])} differ); apply the curation again (powerpixels apply-curation), or "
+            "read the pipeline's own result with revision=''"
+        )
+    if changed:
+        log.warning(
+            "%s was made before the pipeline wrote %s anew; powerpixels apply-curation makes one of the new",
+            revised,
+            ", ".join(changed[:5]) + (f" and {len(changed) - 5} more files" if len(changed) > 5 else ""),
         )
 
 
@@ -294,8 +310,15 @@ def _check_lengths(files: _Files, name: str, table: dict[str, np.ndarray]) -> No
 
 def _kept(files: _Files, clusters: dict[str, np.ndarray], tool: str) -> np.ndarray:
     labels = clusters.get(f"{tool}_label")
+    judged = {name: _judged(clusters[f"{name}_label"]) for name in LABELS if f"{name}_label" in clusters}
+    there = [name for name, units in judged.items() if units.any()]
+    if labels is not None and labels.size and tool not in there:
+        raise DataError(
+            f"{files.revised}: expected units that {tool} judged to keep the good ones, found {labels.size} "
+            f"units and none judged; keep by {' or '.join(there) or 'all'}"
+            + (", or run the pipeline with --unitrefine_models" if tool == "unitrefine" else "")
+        )
     if labels is None:
-        there = [name for name in LABELS if f"{name}_label" in clusters]
         raise DataError(
             f"{files.revised}: expected clusters.{LABELS[tool][0]}.npy to keep the good units of "
             f"{tool}, found labels of {', '.join(there) or 'nobody'}"
@@ -304,9 +327,14 @@ def _kept(files: _Files, clusters: dict[str, np.ndarray], tool: str) -> np.ndarr
     return labels == GOOD[tool]
 
 
-def _clock(folder: Path) -> Clock:
-    path = folder / CLOCK_FILE
-    if not path.is_file():
+def _judged(labels: np.ndarray) -> np.ndarray:
+    """Which units a tool said something of, or a person."""
+    return labels != NO_LABEL if labels.dtype.kind == "U" else labels >= 0
+
+
+def _clock(files: _Files) -> Clock:
+    path = files.find(CLOCK_FILE)
+    if path is None:
         return Clock("unknown", None, "no file beside the spikes says which clock their times are on")
     stated = json.loads(path.read_text(encoding="utf-8"))
     # Earlier versions said it once for the whole folder.

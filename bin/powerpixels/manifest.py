@@ -70,9 +70,20 @@ PUBLISHED: dict[str, list[tuple[str, str, str]]] = {
     "ANALYZE": [
         (r"analyzer\.zarr/(.*)", r"analyzers/{probe}/{unit}.zarr/\1", "SpikeInterface SortingAnalyzer"),
         (r"suggestions\.json", "qc/{probe}/suggestions/{unit}.json", "units that might be merged"),
+        (r"bombcell\.csv", "qc/{probe}/labels/{unit}_bombcell.csv", "Bombcell's own metrics of the units"),
+        (
+            r"ibl_confidence\.csv",
+            "qc/{probe}/labels/{unit}_ibl_confidence.csv",
+            "IBL's confidence that a unit is no more contaminated than so much",
+        ),
     ],
     "LABEL": [
-        (r"phy/(.*\.tsv)", r"spike_sorters/phy_labels/{probe}/{unit/}\1", "labels of the units for Phy")
+        (r"phy/(.*\.tsv)", r"spike_sorters/phy_labels/{probe}/{unit/}\1", "labels of the units for Phy"),
+        (
+            r"labels\.json",
+            "qc/{probe}/labels/{unit}.json",
+            "what each labelling tool went by: version, every parameter, hashes of models",
+        ),
     ],
     "EXPORT": [
         (r"alf/(.*)", r"alf/{probe}/\1", "spikes, units and channels as ALF"),

@@ -1,7 +1,7 @@
 """``powerpixels fetch-models``: UnitRefine's classifiers, once, into a folder that the pipeline can read.
 
 The only part of the product that uses the network, and only for a model that is named by its Hugging Face
-repository; a local folder is copied.
+repository; a local folder or file is copied.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             dest=name,
             default=REPOSITORIES[name],
             metavar="MODEL",
-            help="folder with a .skops file and model_info.json, Hugging Face repository (or "
-            "repository@revision), or 'none' (default: %(default)s)",
+            help="folder with a .skops file and model_info.json, or that file beside its model_info.json, "
+            "Hugging Face repository (or repository@revision), or 'none' (default: %(default)s)",
         )
 
 
@@ -82,13 +82,20 @@ def _wanted(name: str) -> bool:
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copy a model's files; returns the folder's name, which is no path of this machine."""
-    if not source.is_dir():
-        raise DataError(f"{source}: expected a folder with a .skops file and model_info.json, found a file")
-    for file in sorted(source.iterdir()):
-        if file.is_file() and _wanted(file.name):
+    """Copy a model's files; returns the source's name, which is no path of this machine.
+
+    source: a folder, or a .skops file, of which only it and the model_info.json beside it are taken.
+    """
+    if source.is_dir():
+        files = [file for file in sorted(source.iterdir()) if file.is_file() and _wanted(file.name)]
+    elif source.suffix == ".skops":
+        files = [source, source.with_name("model_info.json")]
+    else:
+        raise DataError(f"{source}: expected a folder with a model or a .skops file, found another file")
+    for file in files:
+        if file.is_file():
             shutil.copyfile(file, target / file.name)
-    return f"folder {source.resolve().name}"
+    return f"{'folder' if source.is_dir() else 'file'} {source.resolve().name}"
 
 
 def _download(repository: str, target: Path) -> str:

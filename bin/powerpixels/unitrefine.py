@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from powerpixels.documents import Document
@@ -27,6 +28,9 @@ NOISE, SUA = "noise_neural_classifier", "sua_mua_classifier"
 MANIFEST = "models.json"
 # The models' labels, as the words of labels.csv. A model of noise alone says "neural", which is none of them.
 WORDS = {"noise": "noise", "sua": "good", "mua": "mua"}
+AMPLITUDE = "amplitude_median"
+# What ANALYZE leaves out, whatever the parameters.
+LEFT_OUT = "sd_ratio"
 _LABELS = {NOISE: {"noise", "neural"}, SUA: {"sua", "mua"}}
 # All that a scikit-learn pipeline of imputer, scaler and forest holds besides what skops trusts by itself.
 TRUSTED = (
@@ -95,12 +99,15 @@ def verified(folder: Path) -> ModelsDocument:
     return document
 
 
-def check_model(folder: Path) -> list[str]:
-    """The metrics that a model reads, by SpikeInterface's present names.
+def check_model(folder: Path) -> tuple[list[str], bool]:
+    """The metrics that a model reads, by SpikeInterface's present names, and whether amplitudes have a sign.
 
-    folder: with one .skops file and model_info.json. Raises DataError where it has none or several, holds
-    a type that is not trusted, is no pipeline, or says other labels than its name promises.
+    folder: with one .skops file and model_info.json. A sign: its training had negative median amplitudes, as
+    SpikeInterface has computed them since it has SortingAnalyzers; before that, and in all curated recordings
+    that UnitRefine published, they are positive. Raises DataError where there is no such file or several, it
+    holds a type that is not trusted, is no pipeline, or says other labels than its name promises.
     """
+    import pandas as pd
     import skops.io
     from spikeinterface.curation.model_based_curation import get_required_metrics_from_model, load_model
 
@@ -130,15 +137,37 @@ def check_model(folder: Path) -> list[str]:
             f"{folder}: expected a model that says {' or '.join(sorted(_LABELS[folder.name]))}, found "
             f"{sorted(said)} in model_info.json; give the models their right places"
         )
-    return get_required_metrics_from_model(model=model)
+    read = get_required_metrics_from_model(model=model)
+    signed = False
+    # The version in model_info.json is that of the training, not that of the metrics, which can be older. The
+    # model itself tells: what its imputer puts in place of an unknown amplitude is typical of those it knows.
+    if AMPLITUDE in model.feature_names_in_ and hasattr(model[:1], "transform"):
+        names = list(model.feature_names_in_)
+        unknown = pd.DataFrame(np.full((1, len(names)), np.nan, dtype=np.float32), columns=names)
+        filled = np.asarray(model[:1].transform(unknown))
+        signed = filled.shape == (1, len(names)) and bool(filled[0, names.index(AMPLITUDE)] < 0)
+    return read, signed
+
+
+class _Given:
+    """Of a SortingAnalyzer what SpikeInterface's labelling asks for, with metrics in the model's form."""
+
+    def __init__(self, analyzer, metrics: pd.DataFrame) -> None:
+        self.unit_ids = analyzer.unit_ids
+        self.get_extension = analyzer.get_extension
+        self._metrics = metrics
+
+    def get_metrics_extension_data(self) -> pd.DataFrame:
+        return self._metrics
 
 
 def label(analyzer, models: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """UnitRefine's word and probability of each unit, index unit_id, and the models' sources and hashes.
 
     analyzer: with template and quality metrics. Columns "unitrefine" (WORDS; no row for a unit without an
-    answer) and "unitrefine_probability" (of that answer, 0 to 1). SpikeInterface's
-    ``unitrefine_label_units``: noise first, then the rest single (good) or multi-unit.
+    answer) and "unitrefine_probability" (of that answer, 0 to 1). By SpikeInterface's
+    ``unitrefine_label_units``, of each model on what ``given_to`` gives: noise where that model says so, the
+    rest single (good) or multi-unit.
 
     Raises DataError for models that are not whole or need metrics that were not computed.
     """
@@ -146,23 +175,42 @@ def label(analyzer, models: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     models = Path(models)
     document = verified(models)
-    computed = set(analyzer.get_metrics_extension_data().columns)
-    for name in document.models:
-        missing = sorted(set(check_model(models / name)) - computed)
-        if missing:
-            raise DataError(
-                f"{models / name}: the model reads metrics that were not computed: {', '.join(missing)}; "
-                "those of principal components come with --pca_metrics, else use a model without these"
-            )
-    given = {name: str(models / name) if name in document.models else None for name in (NOISE, SUA)}
+    computed = analyzer.get_metrics_extension_data()
+    said = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = unitrefine_label_units(
-            analyzer, noise_neural_classifier=given[NOISE], sua_mua_classifier=given[SUA]
-        )
+        for name in document.models:
+            metrics = given_to(models / name, computed)
+            said[name] = unitrefine_label_units(_Given(analyzer, metrics), **{name: str(models / name)})
     for message in sorted({" ".join(str(warning.message).split()) for warning in caught}):
         log.info("UnitRefine: %s", message)
+    table = said.get(SUA, said.get(NOISE))
+    if NOISE in said:
+        table = table.where(said[NOISE]["unitrefine_label"] != "noise", said[NOISE])
     table = table.rename(columns={"unitrefine_label": "unitrefine"}).rename_axis("unit_id")
     table["unitrefine"] = table["unitrefine"].map(WORDS)
     table["unitrefine_probability"] = table["unitrefine_probability"].astype(float)
     return table.dropna(subset="unitrefine"), document.model_dump()["models"]
+
+
+def given_to(model: Path, computed: pd.DataFrame) -> pd.DataFrame:
+    """An analyzer's metrics as the model in the folder ``model`` knows them; renaming is SpikeInterface's.
+
+    amplitude_median is without its sign unless the model's training had signs. amplitude_cutoff is
+    SpikeInterface's present, corrected one, which the training had otherwise (its issue 4352): models of
+    the curated recordings hardly use it. Raises DataError naming the metrics that were not computed.
+    """
+    read, signed = check_model(model)
+    missing = sorted(set(read) - set(computed.columns))
+    if missing:
+        if LEFT_OUT in missing:
+            remedy = f"{LEFT_OUT} is never computed here, so use a model without it"
+        else:
+            remedy = "those of principal components come with --pca_metrics, else use a model without these"
+        raise DataError(
+            f"{model}: the model reads metrics that were not computed: {', '.join(missing)}; {remedy}"
+        )
+    if AMPLITUDE not in read or signed:
+        return computed
+    log.info("UnitRefine: %s is given to %s without its sign, as in its training", AMPLITUDE, model.name)
+    return computed.assign(**{AMPLITUDE: computed[AMPLITUDE].abs()})

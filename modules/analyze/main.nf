@@ -4,6 +4,7 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 process ANALYZE {
     tag { tagOf(meta) }
     publishDir "${params.outdir}/${folderOf(meta)}/analyzers/${meta.probe}", mode: params.publish_dir_mode, pattern: '*.zarr'
+    publishDir "${params.outdir}/${folderOf(meta)}/qc/${meta.probe}/labels", mode: params.publish_dir_mode, pattern: '*.csv', saveAs: { name -> "${meta.unit}_${name}" }
     publishDir "${params.outdir}/${folderOf(meta)}/qc/${meta.probe}/suggestions", mode: params.publish_dir_mode, pattern: 'suggestions.json', saveAs: { _name -> "${meta.unit}.json" }
 
     cpus 8
@@ -19,6 +20,7 @@ process ANALYZE {
     tuple val(meta), path('analysis'), emit: analysis
     path "${meta.unit}.zarr", optional: true, emit: analyzer
     path 'suggestions.json', optional: true, emit: suggestions
+    path '*.csv', optional: true, emit: measured
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -32,14 +34,14 @@ process ANALYZE {
     # Apart: Nextflow publishes nothing that lies inside another output.
     if [ -d analysis/analyzer.zarr ]; then
         cp -rl analysis/analyzer.zarr ${meta.unit}.zarr || cp -r analysis/analyzer.zarr ${meta.unit}.zarr
-        cp analysis/suggestions.json .
+        cp analysis/suggestions.json analysis/bombcell.csv analysis/ibl_confidence.csv .
     fi
     """
 
     stub:
     """
     mkdir analysis ${meta.unit}.zarr
-    touch ${meta.unit}.zarr/.zgroup
+    touch ${meta.unit}.zarr/.zgroup bombcell.csv ibl_confidence.csv
     echo '{}' > analysis/analysis.json
     echo '{}' > suggestions.json
     echo '{}' > versions.json

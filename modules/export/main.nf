@@ -3,7 +3,8 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 // Joins a probe's sorting units with its clock and channels into ALF.
 process EXPORT {
     tag { tagOf(meta) }
-    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,summary.json,agreement.json}', saveAs: { name -> published(name, meta.probe) }
+    // File by file: of a folder that it published before Nextflow takes away what a person's revision left in it.
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,alf/tables/*,summary.json,agreement.json}', saveAs: { name -> published(name, meta.probe) }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }
@@ -18,7 +19,8 @@ process EXPORT {
     output:
     tuple val(meta), path('export/summary.json'), emit: summary
     path 'export/agreement.json', emit: agreement
-    path 'export/alf/*', emit: alf
+    path 'export/alf/*', type: 'file', emit: alf
+    path 'export/alf/tables/*', emit: tables
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -33,8 +35,8 @@ process EXPORT {
 
     stub:
     """
-    mkdir -p export/alf
-    touch export/alf/spikes.times.npy
+    mkdir -p export/alf/tables
+    touch export/alf/spikes.times.npy export/alf/tables/clusters.metrics.pqt
     printf '{"subject": "%s", "session": "%s", "probe": "%s"}\\n' '${meta.subject}' '${meta.session}' '${meta.probe}' > export/summary.json
     echo '{}' > export/agreement.json
     echo '{}' > versions.json

@@ -5,6 +5,7 @@ process LABEL {
     tag { tagOf(meta) }
     // Not into the sorter's own published folder: Nextflow may write that later, and takes away what is in it.
     publishDir "${params.outdir}/${folderOf(meta)}/spike_sorters/phy_labels/${meta.probe}", mode: params.publish_dir_mode, pattern: 'phy/*.tsv', saveAs: { name -> (meta.unit == 'probe' ? '' : "${meta.unit}/") + (name - 'phy/') }
+    publishDir "${params.outdir}/${folderOf(meta)}/qc/${meta.probe}/labels", mode: params.publish_dir_mode, pattern: 'labels.json', saveAs: { _name -> "${meta.unit}.json" }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }
@@ -20,6 +21,7 @@ process LABEL {
     output:
     tuple val(meta), path('labels'), emit: labels
     path 'phy/*.tsv', emit: phy
+    path 'labels.json', emit: provenance
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -31,12 +33,14 @@ process LABEL {
     """
     pp_label.py --sorting ${sorting} --analysis ${analysis} --out labels ${given}
     cp -r labels/phy phy
+    cp labels/labels.json .
     """
 
     stub:
     """
     mkdir labels phy
     touch labels/labels.csv phy/cluster_consensus.tsv
+    echo '{}' > labels.json
     echo '{}' > versions.json
     """
 }

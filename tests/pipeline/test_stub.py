@@ -58,6 +58,10 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
             f"m1/{session}/nwb/{probe}.nwb",
             f"m1/{session}/spike_sorters/kilosort4/{probe}/shank2/sorting.json",
             f"m1/{session}/analyzers/{probe}/shank2.zarr/.zgroup",
+            f"m1/{session}/alf/{probe}/tables/clusters.metrics.pqt",
+            f"m1/{session}/qc/{probe}/labels/shank2.json",
+            f"m1/{session}/qc/{probe}/labels/shank2_bombcell.csv",
+            f"m1/{session}/qc/{probe}/labels/shank2_ibl_confidence.csv",
         } <= published
     assert {"summary.csv", "pipeline_info/software_versions.yml"} <= published
     assert not any("2026-03-02/003/alf/probe00" in name for name in published)
@@ -405,7 +409,7 @@ def test_drift_corrected_by_whom(oldest, tmp_path):
 
 def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     """A line changed in a module re-runs the stages that import it; a rewritten file, its own probe;
-    metadata, the NWB."""
+    metadata, the NWB. What a person curated stays."""
     project = copy_project(tmp_path / "project copy")
     empty_session(tmp_path / "raw")
     (tmp_path / "sheet.csv").write_text("subject,raw,metadata\nm1,raw,mouse.yaml\n")
@@ -414,6 +418,16 @@ def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     arguments = ("-stub-run", "-resume", "--input", tmp_path / "sheet.csv")
     first = launcher.run(*arguments, profile="test")
     assert first.status == 0, first.output
+    session = first.results / "m1" / "2026-03-01" / "001"
+    curated = [
+        session / "curation/probe00/shank0.json",
+        session / "alf/probe00/#2026-03-02#/spikes.times.npy",
+        session / "alf/probe00/tables/#2026-03-02#/clusters.metrics.pqt",
+        session / "nwb/#2026-03-02#/a.nwb",
+    ]
+    for path in curated:
+        path.parent.mkdir(parents=True)
+        path.write_text("by hand")
 
     module = project / "bin" / "powerpixels" / "label.py"
     module.write_text(module.read_text() + "# another line\n")
@@ -422,6 +436,7 @@ def test_code_and_input_changes_rerun_what_they_touch(tmp_path):
     assert {row["stage"] for row in changed.tasks("COMPLETED")} == {"LABEL", "EXPORT", "NWB"} | (
         {"REPORT", "MANIFEST", "SESSION_REPORT"} & {row["stage"] for row in changed.tasks("COMPLETED")}
     )
+    assert [path for path in curated if not path.is_file()] == []
 
     (tmp_path / "mouse.yaml").write_text("timezone: UTC")
     described = launcher.run(*arguments, profile="test")
