@@ -328,6 +328,17 @@ def motion_of(folder, unit: str, estimated: bool = True):
     return folder
 
 
+def test_a_probe_without_a_lf_band_is_said_to_have_none(made, tmp_path):
+    """A model that records two bands, of which only the AP stream is there."""
+    probe = made.document.probe.model_copy(update={"part_number": "NP1000"})
+    document = made.document.model_copy(update={"probe": probe})
+    export = gather(document, made.preprocess, CLOCK, made.units)
+    alf.write_alf(export, tmp_path)
+    assert [note for note in export.notes if note.startswith("no LF band: the probe records it in a stream")]
+    files = json.loads((tmp_path / "_powerpixels_clock.fit.json").read_text())["files"]
+    assert {name for name in files if "_iblqc_" in name} == {"_iblqc_ephysTimeRmsAP.timestamps.npy"}
+
+
 def test_motion_and_muted_stretches_of_a_session(made, tmp_path):
     """Of the second of two sessions that were sorted as one: its own bins and intervals, on its own clock."""
     parts = [

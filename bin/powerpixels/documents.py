@@ -205,6 +205,20 @@ class Probe(Document):
     ap: Stream
     lf: Stream | None = None
 
+    @property
+    def lf_source(self) -> Stream | None:
+        """The stream that the LF band is in: its own, or the AP stream of a model that records one wide band.
+
+        None where a model that records the bands apart (1.0) has no LF stream: its AP stream was high-passed
+        before it was digitised. By the part number; phase 3A, which has none, records them apart.
+        """
+        if self.lf is not None or self.part_number is None:
+            return self.lf
+        from probeinterface.neuropixels_tools import build_neuropixels_probe
+
+        own_lf_hz = build_neuropixels_probe(self.part_number).annotations["lf_sample_frequency_hz"]
+        return None if own_lf_hz > 0 else self.ap
+
 
 class Session(Document):
     """Who and when. start_time: ISO 8601 local time as the acquisition program wrote it."""

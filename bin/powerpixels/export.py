@@ -293,6 +293,11 @@ def gather(
     starts = np.array([block.start for block in blocks])
     gaps = np.column_stack([starts[1:], ends[1:, 0] - ends[:-1, 1]])
     notes = [_note(unit) for unit in read if not len(unit.table)] + _preprocessing_notes(preprocess)
+    if probe.lf_source is None:
+        notes.append(
+            "no LF band: the probe records it in a stream of its own, which was not found or can't be used; "
+            "so there are no LF levels, spectra or LFP"
+        )
     if joined:
         notes.append(joined)
     if len(gaps):
