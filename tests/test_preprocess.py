@@ -530,6 +530,22 @@ def test_joined_sessions_are_each_by_itself(tmp_path, engine):
     assert np.abs(stretch - again[450:550]).max() <= 2 < np.abs(stretch).max()  # two near a stretch's ends
 
 
+def test_a_line_above_12_khz_makes_no_channel_a_noisy_one(tmp_path, engine):
+    """15 µV at 13 kHz on all channels, above the detector's limit for noise: the notch comes first."""
+    tone = 15 / GAIN_UV * np.cos(2 * np.pi * 13_000 * np.arange(N_SAMPLES) / RATE)
+    joined = _document(tmp_path, np.rint(_signal(3) + tone[:, None]), _channels(), COLUMNS)
+    found = {}
+    for notch in ("off", "auto"):
+        result = preprocess_probe(joined, tmp_path, tmp_path / notch, Settings(engine=engine, notch=notch))
+        found[notch] = _labels(result)
+    good = {contact for contact, label in _expected_labels().items() if label == "good"}
+    assert {found["off"][contact] for contact in good} == {"noise"}
+    assert found["auto"] == _expected_labels()
+    names = [step["step"] for step in result.steps]
+    assert names[3:7] == ["highpass_filter", "notch_filter", "phase_shift", "detect_bad_channels"]
+    assert [round(notch["frequency_hz"]) for notch in result.steps[4]["notches"]] == [13_000]
+
+
 def test_a_channel_bad_in_one_session_is_bad_in_all(tmp_path):
     """A channel dies before the second session, which is much shorter than the first."""
     second = _signal(7)[: RATE + 5]

@@ -1,7 +1,8 @@
 """PREPROCESS: from a probe's raw AP files to one int16 binary per sorting unit, in one pass.
 
 The chain is SpikeInterface's own, in µV: high-pass and notches, phase shift, bad channels, removal of dead
-and outside channels, interpolation of noisy ones, reference; then saturated stretches are muted. All that
+and outside channels, interpolation of noisy ones, reference; then saturated stretches are muted. Bad channels
+are looked for behind the notches: a strong line above 12 kHz makes every channel a noisy one before. All that
 looks at more than one channel (bad channels, interpolation, reference) stays within a shank: shanks enter the
 brain at different depths, and are 250 µm and more apart; only the reference may be asked to cross over. All
 that looks at more than one sample (the filters) stays within a block, a stretch without gap of one session;
@@ -162,7 +163,8 @@ def preprocess_probe(
     if len(shanks) > 1 and settings.reference_multi_shank is not None:
         settings = replace(settings, reference=settings.reference_multi_shank)
     fast = settings.engine != "spikeinterface"
-    filtered = _filtered(raw, settings, [])
+    notches, notch_step = _notches(raw, settings, jobs)
+    filtered = _filtered(raw, settings, notches)
     by_session = [
         _label_session(_of_session(filtered, joined, k), shanks, settings, jobs) for k in range(len(lengths))
     ]
@@ -174,9 +176,6 @@ def preprocess_probe(
             for found, _ in by_session
             if found[column][0] == label
         )
-    notches, notch_step = _notches(raw, settings, jobs)
-    if notches:
-        filtered = _filtered(raw, settings, notches)
     least = min_block_samples(rate, notches, [channel.raw_column for channel in channels])
     muting, mute_step = _muting(joined, settings, fast)
     steps: list[dict] = [
