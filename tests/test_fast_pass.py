@@ -53,7 +53,7 @@ def written(
     bad: bool = True,
     tones: tuple[tuple[float, float, slice], ...] = (),
     saturated: tuple[tuple[int, int], ...] = (),
-    part_number: str | None = None,
+    limit_counts: int | None = None,
 ) -> JoinedProbe:
     """A raw file as a probe would make it: band-limited, common to a shank and each channel's own.
 
@@ -109,6 +109,7 @@ def written(
         n_samples=n_samples,
         first_sample=0,
         pieces=parts,
+        limit_counts=limit_counts,
         channels=channels,
     )
     session = Session(
@@ -116,7 +117,7 @@ def written(
     )
     described = Probe(
         name="probe00",
-        part_number=part_number,
+        part_number=None,
         serial_number=None,
         model=None,
         shanks=np.unique(probe.shank).tolist(),
@@ -320,7 +321,7 @@ def humming(tmp_path_factory) -> tuple[JoinedProbe, Path]:
     saturated = ((26_000, 26_900), (27_000, 27_010), (51_900, 52_040))
     probe = geometry("NP1000", 40)
     joined = written(
-        folder, probe, 72_073, 7, RAW_GAIN["NP1"], pieces, True, TONES, saturated, part_number="NP1000"
+        folder, probe, 72_073, 7, RAW_GAIN["NP1"], pieces, True, TONES, saturated, limit_counts=512
     )
     return joined, folder
 
@@ -381,9 +382,11 @@ def test_a_notch_threshold_above_the_tone_leaves_it(humming, tmp_path):
     assert notch["frequency_hz"] == pytest.approx(4_321, abs=1)
 
 
-def test_artifacts_are_muted_where_asked(tmp_path):
-    """A jump of 0.5 mV on all channels, below the converter's limit: an artifact and no saturation."""
-    joined = written(tmp_path, geometry("NP1000", 24), 40_000, 8, RAW_GAIN["NP1"], part_number="NP1000")
+@pytest.mark.parametrize("limit", [512, None])
+def test_artifacts_are_muted_where_asked(tmp_path, limit):
+    """A jump of 0.5 mV on all channels, below the converter's limit, which of Open Ephys' files is not known:
+    an artifact and no saturation."""
+    joined = written(tmp_path, geometry("NP1000", 24), 40_000, 8, RAW_GAIN["NP1"], limit_counts=limit)
     counts = np.memmap(tmp_path / "t0.bin", "<i2", "r+").reshape(-1, 26)
     counts[27_000:27_100, 1:-1] += 200
     counts.flush()
@@ -392,6 +395,15 @@ def test_artifacts_are_muted_where_asked(tmp_path):
         assert np.abs(fast - stock).max() <= 1
         muted = np.load(tmp_path / "fast_global" / "muted.npy")
         assert len(muted) == n
+        steps = Preprocess.load(tmp_path / "fast_global" / "preprocess.json").steps
+        mute = next(step for step in steps if step["step"] == "mute")
+        assert (mute["limit_counts"], mute["n_intervals"]) == (limit, n)
+        expected = None
+        if limit is None:
+            expected = {"saturation": "nothing is muted: where", "artifacts": "artifacts are muted, satur"}[
+                kinds
+            ]
+        assert expected == (mute["note"][: len(expected)] if "note" in mute else None)
         assert np.array_equal(muted, np.load(tmp_path / "spikeinterface_global" / "muted.npy"))
     # From the jump up to the jump down, less than 5 ms later.
     assert muted.tolist() == [[0, 27_000, 27_101]]

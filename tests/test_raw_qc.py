@@ -17,7 +17,7 @@ from powerpixels import load_lfp
 from powerpixels import raw_qc as module
 from powerpixels.documents import Block, ClockFit, ProbeDocument
 from powerpixels.inventory import inspect_documents, stage_documents
-from powerpixels.raw_qc import RawQc, converter_limit, decimate, decimating_filter, raw_qc
+from powerpixels.raw_qc import RawQc, decimate, decimating_filter, raw_qc
 from powerpixels.raw_qc_figures import draw
 from powerpixels.stage import DataError
 from scipy import signal
@@ -234,7 +234,7 @@ def test_planted_events_are_found_and_no_others(np1):
     assert 200080 <= int(artifacts[1]["stop_sample"]) <= 200150
     assert (qc.n_saturated, qc.n_artifacts) == (1, 2)
     assert qc.saturated_s == pytest.approx(120 / 30000)
-    assert (qc.limit_counts, qc.limit_source) == (512, "part number")
+    assert (qc.limit_counts, qc.limit_source) == (512, "header")
     part = np.array([channel.ap_saturated for channel in qc.channels])
     np.testing.assert_allclose(part[:15], 120 / len(np1["ap"]), rtol=0.1)
     assert part[20] < 1e-4
@@ -410,10 +410,13 @@ def test_jobs_and_repetition_change_nothing(np2, tmp_path, monkeypatch):
     np.testing.assert_array_equal(*lfp)
 
 
+def without_limit(document: ProbeDocument) -> ProbeDocument:
+    ap = document.probe.ap.model_copy(update={"limit_counts": None})
+    return document.model_copy(update={"probe": document.probe.model_copy(update={"ap": ap})})
+
+
 def test_an_unknown_limit_is_found_in_the_data(np1, tmp_path):
-    probe = np1["document"].probe.model_copy(update={"part_number": None})
-    document = np1["document"].model_copy(update={"probe": probe})
-    assert converter_limit(document) is None
+    document = without_limit(np1["document"])
     qc = raw_qc(document, np1["folder"], tmp_path)
     assert (qc.limit_counts, qc.limit_source, qc.n_saturated) == (511, "data", 1)
     assert qc.channels[3].ap_saturated == pytest.approx(np1["qc"].channels[3].ap_saturated, rel=0.05)
@@ -422,20 +425,9 @@ def test_an_unknown_limit_is_found_in_the_data(np1, tmp_path):
 
 
 def test_without_saturation_no_limit_is_made_up(np2, tmp_path):
-    session = np2["document"].session.model_copy(update={"acquisition": "openephys"})
-    document = np2["document"].model_copy(update={"session": session})
-    qc = raw_qc(document, np2["folder"], tmp_path)
+    qc = raw_qc(without_limit(np2["document"]), np2["folder"], tmp_path)
     assert (qc.limit_counts, qc.limit_source, qc.n_saturated) == (None, "unknown", 0)
     assert qc.channels[0].ap_saturated is None
-
-
-def test_converter_limits_by_part_number(np1, np2):
-    assert converter_limit(np1["document"]) == 512
-    assert converter_limit(np2["document"]) == 2048
-    probe = np2["document"].probe.model_copy(update={"part_number": "NP2010"})
-    assert converter_limit(np2["document"].model_copy(update={"probe": probe})) == 8192
-    probe = probe.model_copy(update={"part_number": "XY99"})
-    assert converter_limit(np2["document"].model_copy(update={"probe": probe})) is None
 
 
 def test_raw_files_that_do_not_do(np2, tmp_path):
@@ -488,7 +480,7 @@ def test_real_recordings(real_data, tmp_path, monkeypatch, name):
     np.testing.assert_allclose(array(tmp_path, "TimeRmsAP.rms")[0], expected, rtol=1e-3, atol=1e-9)
     levels = [channel.ap_rms_uv for channel in qc.channels]
     assert 1 < np.median(levels) < 100
-    assert qc.limit_source == "part number" and qc.n_saturated == 0
+    assert qc.limit_source == "header" and qc.n_saturated == 0
 
 
 def test_simulated_session(session_small, tmp_path):

@@ -135,7 +135,9 @@ class Stream(Document):
     true rate). first_sample: that of the first piece. files: all files of the stream, in a fixed
     order (the tasks' order of staging). sync_column/sync_bit: where the probe's sync wave is in the data
     (both None: not there; sync_bit None: the column is no word of bits, its level is the wave).
-    sync_line: name of the ttl line with the sync wave. DAQ streams (nidq, obx) have no channels but
+    sync_line: name of the ttl line with the sync wave. limit_counts: where a probe's converter saturates, in
+    counts either way; None where that is not known: Open Ephys' plugin takes an offset off each channel, of
+    which it keeps no note, and scales what is left. DAQ streams (nidq, obx) have no channels but
     analog, digital and ttl lines.
     """
 
@@ -150,6 +152,7 @@ class Stream(Document):
     sync_column: int | None = None
     sync_bit: int | None = None
     sync_line: str | None = None
+    limit_counts: int | None = None
     channels: list[Channel] = []
     analog: list[AnalogLine] = []
     digital: list[DigitalLine] = []

@@ -35,7 +35,6 @@ from powerpixels.artifacts import (
     Detector,
     Mute,
     Muting,
-    converter_limit,
     joined_intervals,
 )
 from powerpixels.documents import (
@@ -328,20 +327,22 @@ def _muting(joined: JoinedProbe, settings: Settings, fast: bool) -> tuple[Muting
     step: dict = {"step": "mute", "kinds": settings.mute}
     if settings.mute == "none":
         return None, step
-    limit = converter_limit(joined.recordings[0])
+    limit = joined.recordings[0].probe.ap.limit_counts
     step |= {"limit_counts": limit, "limit_margin": LIMIT_MARGIN, "proportion": PROPORTION}
     step |= {"merge_s": MERGE_S, "fade_s": FADE_S}
     if limit is None:
-        note = (
-            "nothing is muted: where the converter saturates is not known (the probe's part number is "
-            "missing, or the acquisition program scales its counts)"
-        )
+        unknown = "where the converter saturates is not known, as Open Ephys does not note it"
+        note = f"nothing is muted: {unknown}; --mute artifacts needs no limit"
+        if settings.mute == "artifacts":
+            note = f"artifacts are muted, saturation only where it jumps as they do: {unknown}"
         log.warning("%s", note)
-        return None, step | {"kinds": "none", "note": note}
+        step["note"] = note
+        if settings.mute == "saturation":
+            return None, step | {"kinds": "none"}
     return muting_of(joined, limit, settings.mute, raw_columns=fast), step
 
 
-def muting_of(joined: JoinedProbe, limit_counts: int, kinds: Mute, raw_columns: bool) -> Muting:
+def muting_of(joined: JoinedProbe, limit_counts: int | None, kinds: Mute, raw_columns: bool) -> Muting:
     """What finds the stretches to be muted. raw_columns: in rows of the raw file, or of ``load_raw_ap``."""
     stream = joined.recordings[0].probe.ap
     columns = [channel.raw_column for channel in stream.channels]

@@ -33,7 +33,6 @@ from powerpixels.artifacts import (
     Detector,
     Interval,
     Scan,
-    converter_limit,
     merge_intervals,
     scan,
 )
@@ -118,7 +117,7 @@ class RawQc(Document):
     ap_band: str
     lf_band: str
     limit_counts: int | None
-    limit_source: Literal["part number", "data", "unknown"]
+    limit_source: Literal["header", "data", "unknown"]
     n_saturated: int
     saturated_s: float
     n_artifacts: int
@@ -206,7 +205,7 @@ def raw_qc(
     if lfp and lf_stream is not None:
         n_lf = probe.lf.n_samples if probe.lf else sum(-(-b.n_samples // ratio) for b in probe.ap.blocks())
         writer = LfpWriter(out / "lfp.zarr", n_lf, probe, lf_rate_hz, fit)
-    limit = converter_limit(document)
+    limit = probe.ap.limit_counts
     with ThreadPoolExecutor(jobs) as pool:
         levels = None
         if lf_stream is not None:
@@ -664,13 +663,13 @@ def _read_lf(
 
 def _settle(
     scans: list[Scan], limit: int | None, stream: Stream
-) -> tuple[Literal["part number", "data", "unknown"], int | None, np.ndarray | None, list[Interval]]:
+) -> tuple[Literal["header", "data", "unknown"], int | None, np.ndarray | None, list[Interval]]:
     """Where the converter's limit is from, the limit, each channel's saturated part, all intervals.
 
     Where it is not known, it is the greatest value of all if that was reached MIN_AT_LEVEL times, as a limit
     is and chance is not; stretches that come not near it were not saturated.
     """
-    source: Literal["part number", "data", "unknown"] = "part number"
+    source: Literal["header", "data", "unknown"] = "header"
     n_samples = sum(found.n_samples for found in scans)
     near, level = scans, limit
     if level is None:
