@@ -319,6 +319,7 @@ def test_shank_without_good_channels_is_still_described(tmp_path):
     document = _document(tmp_path / "raw", counts, _channels(), 2 * PER_SHANK + 2)
     result = preprocess_probe(document, tmp_path / "raw", tmp_path / "out", Settings())
     assert {label.label for label in result.labels if label.shank == 2} <= {"noise", "out", "dead"}
+    assert "shank 2: more than a third of the channels are bad" in _notes(result)["detect_bad_channels"]
     assert PreprocessedUnit.load(tmp_path / "out" / "shank2" / "recording.json").channels == []
     assert (tmp_path / "out" / "shank2" / "traces.bin").stat().st_size == 0
     assert len(PreprocessedUnit.load(tmp_path / "out" / "shank1" / "recording.json").channels) == PER_SHANK
@@ -331,6 +332,8 @@ def test_small_shanks_pass(tmp_path, n_rows, reference):
     document = _document(tmp_path, _signal(3)[:RATE], few, 2 * PER_SHANK + 2)
     result = preprocess_probe(document, tmp_path, tmp_path / "out", Settings(reference=reference))
     assert {label.label for label in result.labels} == {"good"}
+    note = f"shank 1: too few channels ({n_rows}) to look for bad ones"
+    assert _notes(result).get("detect_bad_channels") == (note if n_rows < 8 else None)
     traces = load_preprocessed(tmp_path / "out" / "shank1").get_traces()
     assert traces.shape == (RATE, n_rows)
     # the common noise of 6 counts is still there where no reference could be taken, and gone elsewhere
@@ -348,7 +351,8 @@ def test_clipped_samples_are_counted(tmp_path, caplog):
     traces = load_preprocessed(tmp_path / "out" / "shank1").get_traces()
     assert n_clipped > 0
     assert n_clipped == np.count_nonzero(np.abs(traces) == 32767)
-    assert any("clipped" in message for message in caplog.messages)
+    assert _notes(result)["write"].startswith(f"{n_clipped} samples were beyond the range of ±9.6 mV")
+    assert _notes(result)["write"] in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -376,6 +380,11 @@ def _run(joined: JoinedProbe, raw_dir, out: Path, settings: Settings, jobs: int 
 
 def _bytes(out: Path) -> list[bytes]:
     return [(out / unit / "traces.bin").read_bytes() for unit in ("shank1", "shank2")]
+
+
+def _notes(result: Preprocess) -> dict[str, str]:
+    """What the summary will say, by step."""
+    return {step["step"]: step["note"] for step in result.steps if "note" in step}
 
 
 def _labels(result: Preprocess) -> dict[str, str]:
@@ -446,6 +455,7 @@ def test_short_blocks(tmp_path, engine, reference):
     assert [block.get("zeros", False) for block in result.steps[0]["sessions"][0]["blocks"]] == (
         [False] * 4 + [True] * 3
     )
+    assert _notes(result)["read"] == "3 blocks between gaps are too short to be filtered: zeros"
     for shank in (1, 2):
         recording = load_preprocessed(tmp_path / "out" / f"shank{shank}")
         traces = recording.get_traces()
@@ -462,7 +472,9 @@ def test_only_short_blocks(tmp_path, caplog):
     joined = _document(tmp_path, counts, _channels(), COLUMNS, tuple((2900, 5000 * k) for k in range(11)))
     result = _run(joined, tmp_path, tmp_path / "out", Settings())
     assert set(_labels(result).values()) == {"good"}
-    assert any("bad channels can't be found" in message for message in caplog.messages)
+    notes = _notes(result)
+    assert notes["detect_bad_channels"] == "no stretch of 0.1 s without a gap: bad channels can't be found"
+    assert notes["detect_bad_channels"] in caplog.messages
 
 
 def test_many_short_blocks_are_looked_at(tmp_path):

@@ -350,7 +350,7 @@ def gather(
         units=names,
         motions=_motions(preprocess, part, probe.ap, clock, motions),
         notes=notes,
-        drift=_drift(read),
+        drift=_drift(read, motions),
         joined=joined,
         noise_uv=preprocess.noise_uv,
     )
@@ -370,12 +370,22 @@ def _preprocessing_notes(preprocess: Preprocess) -> list[str]:
     return notes
 
 
-def _drift(units: list[_Unit]) -> str:
-    """Who corrected the units' drift: each reason once, after the names of its units."""
+def _drift(units: list[_Unit], motions: Sequence[Path] = ()) -> str:
+    """Who corrected the units' drift: each reason once, after the names of its units.
+
+    Of traces that were to be corrected before sorting also whether they were, and what DRIFT said of it.
+    """
+    found = [MotionDocument.load(folder / "motion.json") for folder in motions]
+    said = {document.unit: document for document in found if document.policy == "dredge"}
     names: dict[str, list[str]] = {}
     for unit in units:
-        if unit.sorting.drift is not None:
-            names.setdefault(unit.sorting.drift.reason, []).append(unit.sorting.unit)
+        if unit.sorting.drift is None:
+            continue
+        reason = unit.sorting.drift.reason
+        if unit.sorting.unit in said:
+            document = said[unit.sorting.unit]
+            reason += f"; {'' if document.corrected else 'not '}corrected: {document.message}"
+        names.setdefault(reason, []).append(unit.sorting.unit)
     return "; ".join(f"{', '.join(own)}: {reason}" for reason, own in names.items())
 
 

@@ -52,6 +52,7 @@ from powerpixels.levels import Levels
 from powerpixels.raw_ap import SideBySide, load_raw_ap
 from powerpixels.rawdata import StreamReader
 from powerpixels.spectra import (
+    MIN_SEGMENTS,
     SEGMENT_SAMPLES,
     THRESHOLD_UV2_HZ,
     Notch,
@@ -192,11 +193,20 @@ def preprocess_probe(
             "method": "coherence+psd",
             "scope": "shank",
             "sessions": [
-                {**sampled, "found": _count(label for label, _ in found.values())}
+                {
+                    "n_chunks": sampled["n_chunks"],
+                    "chunk_s": sampled["chunk_s"],
+                    "found": _count(label for label, _ in found.values()),
+                }
                 for found, sampled in by_session
             ],
             "seed": settings.seed,
             "found": _count(labels.values()),
+            **_noted(
+                f"{session}{note}"
+                for session, (_, sampled) in zip(_session_names(joined), by_session, strict=True)
+                for note in sampled["notes"]
+            ),
         }
     )
     steps.append({"step": "remove_channels", "labels": ["dead", "out"]})
@@ -238,9 +248,12 @@ def preprocess_probe(
         _write_units(raw, chains, muting, out, gain_uv, jobs, least, progress)
     steps.append(mute_step | _save_muted(out, list(members), joined_intervals(progress.muted), lengths, rate))
     n_clipped = progress.n_clipped
+    write_step = {"step": "write", "dtype": "int16", "gain_uv": gain_uv, "n_clipped": n_clipped}
     if n_clipped:
-        log.warning("%d samples were beyond the range of ±%.1f mV and clipped", n_clipped, 32.767 * gain_uv)
-    steps.append({"step": "write", "dtype": "int16", "gain_uv": gain_uv, "n_clipped": n_clipped})
+        range_mv = 32.767 * gain_uv
+        write_step["note"] = f"{n_clipped} samples were beyond the range of ±{range_mv:.1f} mV and clipped"
+        log.warning("%s", write_step["note"])
+    steps.append(write_step)
 
     result = Preprocess(
         probe=first.name,
@@ -310,6 +323,11 @@ def _notches(raw: BaseRecording, settings: Settings, jobs: int) -> tuple[list[No
     spectrum, n_windows = sampled_spectrum(raw._kwargs["readers"], settings.seed, jobs)
     notches, left_out = find_notches(spectrum, raw._kwargs["columns"], threshold)
     log.info("notches: %s", ", ".join(f"{notch.frequency_hz:.1f} Hz" for notch in notches) or "none")
+    notes = [
+        f"the line at {notch.frequency_hz:.0f} Hz is not filtered: {notch.left_out}" for notch in left_out
+    ]
+    if spectrum.n_segments < MIN_SEGMENTS:
+        notes.append(f"too short to look for spectral lines: {spectrum.n_segments} periodograms")
     return notches, step | {
         "threshold_uv2_hz": threshold,
         "zero_phase": True,
@@ -319,7 +337,21 @@ def _notches(raw: BaseRecording, settings: Settings, jobs: int) -> tuple[list[No
         "segment_samples": min(SEGMENT_SAMPLES, 2 * (len(spectrum.freqs_hz) - 1)),
         "notches": [notch.model_dump() for notch in notches],
         "left_out": [notch.model_dump() for notch in left_out],
+        **_noted(notes),
     }
+
+
+def _noted(notes: Iterable[str]) -> dict[str, str]:
+    """A step's "note", which the probe's summary repeats; nothing where there is none."""
+    text = "; ".join(notes)
+    return {"note": text} if text else {}
+
+
+def _session_names(joined: JoinedProbe) -> list[str]:
+    """What to put before a note that is of one of the joined sessions; nothing before a single one's."""
+    if len(joined.recordings) == 1:
+        return [""]
+    return [f"{document.session.session}: " for document in joined.recordings]
 
 
 def _muting(joined: JoinedProbe, settings: Settings, fast: bool) -> tuple[Muting | None, dict]:
@@ -384,7 +416,7 @@ def _read_step(joined: JoinedProbe, least: int) -> dict:
 
     least: samples of a block that is filtered.
     """
-    sessions = []
+    sessions, n_zeros = [], 0
     for document in joined.recordings:
         stream = document.probe.ap
         blocks, acquired = [], 0
@@ -393,9 +425,11 @@ def _read_step(joined: JoinedProbe, least: int) -> dict:
             acquired = block.offset + block.n_samples
             if block.n_samples < least:
                 blocks[-1]["zeros"] = True
+                n_zeros += 1
                 log.warning("a block of %d samples is too short to be filtered: zeros", block.n_samples)
         sessions.append({"session": document.session.session, "blocks": blocks})
-    return {"step": "read", "sessions": sessions}
+    note = [f"{n_zeros} blocks between gaps are too short to be filtered: zeros"] if n_zeros else []
+    return {"step": "read", "sessions": sessions, **_noted(note)}
 
 
 def _blocks(raw: BaseRecording) -> list[tuple[StreamReader, Block]]:
@@ -496,7 +530,7 @@ def _label_session(
 ) -> tuple[dict[int, tuple[str, dict[str, float]]], dict]:
     """Label by raw column of a session's channels: "good", "dead", "noise" or "out"; what was looked at.
 
-    With each label its evidence, for ``ChannelLabel``.
+    With each label its evidence, for ``ChannelLabel``. What was looked at: n_chunks, chunk_s, and notes.
 
     SpikeInterface's number of chunks, or as many as a short recording holds, but at least ten. Channels of
     a session without a block of MIN_DETECTION_CHUNK_S are taken to be good.
@@ -507,28 +541,35 @@ def _label_session(
     longest = max(filtered.get_num_samples(k) for k in range(filtered.get_num_segments()))
     chunk_s = min(DETECTION_CHUNK_S, longest / rate)
     if chunk_s < MIN_DETECTION_CHUNK_S:
-        log.warning("no stretch of %g s without a gap: bad channels can't be found", MIN_DETECTION_CHUNK_S)
-        return dict.fromkeys(columns, ("good", {})), {"n_chunks": 0, "chunk_s": 0.0}
+        note = f"no stretch of {MIN_DETECTION_CHUNK_S:g} s without a gap: bad channels can't be found"
+        log.warning("%s", note)
+        return dict.fromkeys(columns, ("good", {})), {"n_chunks": 0, "chunk_s": 0.0, "notes": [note]}
     labels: dict[int, tuple[str, dict[str, float]]] = {}
+    notes = []
     for shank in shanks:
         chunks = _random_chunks(_of_shank(filtered, shank), n_chunks, chunk_s, settings.seed)
-        labels.update(_label_shank(chunks, shank, settings, jobs))
-    return {column: labels[column] for column in columns}, {"n_chunks": n_chunks, "chunk_s": chunk_s}
+        found, note = _label_shank(chunks, shank, settings, jobs)
+        labels.update(found)
+        notes += [note] if note else []
+    sampled = {"n_chunks": n_chunks, "chunk_s": chunk_s, "notes": notes}
+    return {column: labels[column] for column in columns}, sampled
 
 
 def _label_shank(
     chunks: BaseRecording, shank: int, settings: Settings, jobs: int
-) -> dict[int, tuple[str, dict[str, float]]]:
+) -> tuple[dict[int, tuple[str, dict[str, float]]], str]:
     """Label and evidence by raw column of a shank's channels, of which chunks holds the stretches to look at.
 
-    Per shank, because "out" is the top block of a depth order, and each shank has its own.
+    And what the user should know of them, or "". Per shank, because "out" is the top block of a depth order,
+    and each shank has its own.
     """
     from spikeinterface.preprocessing import detect_bad_channels
 
     columns = [int(column) for column in chunks.get_property("raw_column")]
     if len(columns) < MIN_DETECTION_CHANNELS:
-        log.warning("shank %d: too few channels (%d) to look for bad ones", shank, len(columns))
-        return dict.fromkeys(columns, ("good", {}))
+        note = f"shank {shank}: too few channels ({len(columns)}) to look for bad ones"
+        log.warning("%s", note)
+        return dict.fromkeys(columns, ("good", {})), note
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Over 1/3 of channels are detected as bad")
         _, labels = detect_bad_channels(
@@ -545,13 +586,15 @@ def _label_shank(
                 "pool_engine": "process" if settings.engine == "spikeinterface" else "thread",
             },
         )
-    counts = _count(labels)
+    counts, note = _count(labels), ""
     if counts.get("good", 0) < len(columns) * 2 / 3:
-        log.warning("shank %d: more than a third of the channels are bad: %s", shank, counts)
+        bad = ", ".join(f"{n} {label}" for label, n in counts.items() if label != "good")
+        note = f"shank {shank}: more than a third of the channels are bad ({bad})"
+        log.warning("%s", note)
     evidence = _evidence(chunks)
     return {
         column: (str(label), found) for column, label, found in zip(columns, labels, evidence, strict=True)
-    }
+    }, note
 
 
 def _evidence(chunks: BaseRecording) -> list[dict[str, float]]:
