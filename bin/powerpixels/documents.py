@@ -285,9 +285,11 @@ class Findings(Document):
 class ChannelLabel(Document):
     """What bad-channel detection said of a channel: "good", "dead", "noise" or "out".
 
-    similarity: to the shank's median, 1 where it is as large in the channel. high_uv2_hz: mean density
-    above 0.8 of the Nyquist frequency, µV²/Hz. Medians over chunks of the session that gave the label; None
-    where the shank has too few channels, or the recording is too short, to look for bad ones.
+    similarity: to the shank's median, 1 where it is as large in the channel. trend: its running median over
+    11 channels along the shank; "out" is the top block below 0.25. residual: similarity less trend; "dead"
+    below -0.5, "noise" above 1. high_uv2_hz: mean density above 0.8 of the Nyquist frequency, µV²/Hz; "noise"
+    above 0.02. Medians over chunks of the session that gave the label, which is the most frequent one of its
+    chunks; None where the shank has too few channels, or the recording is too short, to look for bad ones.
     """
 
     raw_column: int
@@ -295,6 +297,8 @@ class ChannelLabel(Document):
     shank: int
     label: Literal["good", "dead", "noise", "out"]
     similarity: float | None = None
+    trend: float | None = None
+    residual: float | None = None
     high_uv2_hz: float | None = None
 
 

@@ -93,6 +93,8 @@ DETECTION_CHUNKS = 100
 DETECTION_CHUNK_S = 0.3
 # The evidence for the labels is the median of this many of them.
 EVIDENCE_CHUNKS = 20
+# The detector's running median along the shank.
+TREND_CHANNELS = 11
 # In less a channel's likeness to the others and its spectrum are chance.
 MIN_DETECTION_CHUNK_S = 0.1
 # Destriping's gain control wants each channel's level, to a factor or so: SpikeInterface's own sample of it.
@@ -604,20 +606,27 @@ def _evidence(chunks: BaseRecording) -> list[dict[str, float]]:
     frequent label.
     """
     from scipy.signal import welch
+    from spikeinterface.core import order_channels_by_depth
+    from spikeinterface.preprocessing.detect_bad_channels import shrinking_median_filter
 
+    order, _ = order_channels_by_depth(chunks, dimensions=("x", "y"))
     n_chunks, rate = chunks.get_num_segments(), chunks.sampling_frequency
-    similarity, high = [], []
+    similarity, trend, high = [], [], []
     for k in np.unique(np.linspace(0, n_chunks - 1, min(EVIDENCE_CHUNKS, n_chunks)).astype(int)):
         traces = chunks.get_traces(segment_index=int(k))
         traces = traces - traces.mean(axis=0)
         common = np.median(traces, axis=1)
         common -= common.mean()
         similarity.append(traces.T @ common / max(float(common @ common), np.finfo(np.float32).tiny))
+        trend.append(np.empty_like(similarity[-1]))
+        trend[-1][order] = shrinking_median_filter(similarity[-1][order], TREND_CHANNELS)
         freqs_hz, density = welch(traces, fs=rate, axis=0, nperseg=int(0.01 * rate))
         high.append(density[freqs_hz > 0.8 * rate / 2].mean(axis=0))
+    likeness = [np.median(values, axis=0) for values in (similarity, trend, np.subtract(similarity, trend))]
     return [
-        {"similarity": round(float(one), 3), "high_uv2_hz": float(f"{other:.3g}")}
-        for one, other in zip(np.median(similarity, axis=0), np.median(high, axis=0), strict=True)
+        dict(zip(("similarity", "trend", "residual"), (round(float(value), 3) for value in own), strict=True))
+        | {"high_uv2_hz": float(f"{density:.3g}")}
+        for *own, density in zip(*likeness, np.median(high, axis=0), strict=True)
     ]
 
 
