@@ -95,6 +95,7 @@ def write_recording(folder: Path, n_seconds: int) -> None:
         n_samples=n_written,
         first_sample=0,
         pieces=[Piece(path="t0.bin", first_row=0, n_samples=n_written, first_sample=0)],
+        limit_counts=512,
         channels=channels,
     )
     session = Session(

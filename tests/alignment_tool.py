@@ -41,6 +41,10 @@ class AlignmentTool:
         """All objects, as ALF loads them; what is not there it leaves out with a warning."""
         return {name: load_object(self.folder, name) for name in OBJECTS}
 
+    def seen(self, name: str, key: str) -> np.ndarray:
+        """What it draws of an object's array (rows, columns): the columns that the channels' rawInd name."""
+        return load_object(self.folder, name)[key][:, load_object(self.folder, "channels")["rawInd"]]
+
     def save(self, shank: int, region_ids: np.ndarray, acronyms: list[str], xyz: np.ndarray) -> Path:
         """Write a shank's channel locations: its channels counted anew, xyz in metres from bregma."""
         rows = self.rows(shank)

@@ -32,6 +32,7 @@ from powerpixels.documents import (
     Stream,
 )
 from powerpixels.export import UnitFolders
+from powerpixels.motion import MotionDocument
 from probeinterface import Probe as Geometry
 from spikeinterface.core.generate import generate_ground_truth_recording
 from spikeinterface.preprocessing import scale
@@ -315,3 +316,36 @@ def _write_unit(made: Sorted, unit: UnitFolders, shank: int, kept: list[Channel]
     ).set_index("unit_id")
     metrics.to_csv(unit.analysis / "metrics.csv")
     made.metrics[shank] = metrics
+
+
+def motion_of(folder: Path, unit: str, estimated: bool = True, **stated) -> Path:
+    """A folder of DRIFT: bins at 0.5, 1.5, ... 4.5 s and two depths; or one of a unit that was left out."""
+    folder.mkdir()
+    document = MotionDocument(
+        probe="probe00",
+        unit=unit,
+        status="estimated" if estimated else "skipped",
+        message="",
+        policy="auto",
+        policy_text="",
+        corrected=False,
+        method="dredge_ap",
+        version="",
+        parameters={},
+        seed=1,
+        n_channels=12,
+        duration_s=N_SAMPLES / RATE,
+        read_s=5.0,
+        n_peaks=100,
+        bin_s=1.0,
+        n_temporal_bins=5,
+        n_spatial_bins=2,
+        range_um=9.0,
+        alignment=None,
+    )
+    document.model_copy(update=stated).save(folder / "motion.json")
+    if estimated:
+        np.save(folder / "temporal_bins_s.npy", np.arange(5) + 0.5)
+        np.save(folder / "spatial_bins_um.npy", np.array([100.0, 180.0]))
+        np.save(folder / "displacement_um.npy", np.arange(10.0).reshape(5, 2))
+    return folder

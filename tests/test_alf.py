@@ -14,14 +14,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import spikeinterface as si
-from exported_probe import BAD, CLOCK, LABELS, N_SAMPLES, OTHER_LABELS, RATE, UNIT_IDS, built, session_of
+from exported_probe import (
+    BAD,
+    CLOCK,
+    LABELS,
+    N_SAMPLES,
+    OTHER_LABELS,
+    RATE,
+    UNIT_IDS,
+    built,
+    motion_of,
+    session_of,
+)
 from one.alf import spec
 from one.alf.io import load_object
 from powerpixels import alf
 from powerpixels.brain import BrainLocation
 from powerpixels.documents import Part
 from powerpixels.export import UnitMotion, gather
-from powerpixels.motion import MotionDocument
 
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
@@ -296,36 +306,30 @@ def test_a_joined_session_without_spikes_loads_too(made, tmp_path):
     assert clusters["metrics"]["session_spikes"].tolist() == [0] * 5
 
 
-def motion_of(folder, unit: str, estimated: bool = True):
-    """A folder of DRIFT: bins at 0.5, 1.5, ... 4.5 s and two depths; or one of a unit that was left out."""
-    folder.mkdir()
-    MotionDocument(
-        probe="probe00",
-        unit=unit,
-        status="estimated" if estimated else "skipped",
-        message="",
-        policy="auto",
-        policy_text="",
-        corrected=False,
-        method="dredge_ap",
-        version="",
-        parameters={},
-        seed=1,
-        n_channels=12,
-        duration_s=N_SAMPLES / RATE,
-        read_s=5.0,
-        n_peaks=100,
-        bin_s=1.0,
-        n_temporal_bins=5,
-        n_spatial_bins=2,
-        range_um=9.0,
-        alignment=None,
-    ).save(folder / "motion.json")
-    if estimated:
-        np.save(folder / "temporal_bins_s.npy", np.arange(5) + 0.5)
-        np.save(folder / "spatial_bins_um.npy", np.array([100.0, 180.0]))
-        np.save(folder / "displacement_um.npy", np.arange(10.0).reshape(5, 2))
-    return folder
+def test_a_probe_without_a_lf_band_is_said_to_have_none(made, tmp_path):
+    """A model that records two bands, of which only the AP stream is there."""
+    probe = made.document.probe.model_copy(update={"part_number": "NP1000"})
+    document = made.document.model_copy(update={"probe": probe})
+    export = gather(document, made.preprocess, CLOCK, made.units)
+    alf.write_alf(export, tmp_path)
+    assert [note for note in export.notes if note.startswith("no LF band: the probe records it in a stream")]
+    files = json.loads((tmp_path / "_powerpixels_clock.fit.json").read_text())["files"]
+    assert {name for name in files if "_iblqc_" in name} == {"_iblqc_ephysTimeRmsAP.timestamps.npy"}
+
+
+def test_what_preprocessing_noted_is_in_the_summary(made):
+    """Of each step its note; of a shank without channels its sorting says it."""
+    steps = [
+        {"step": "notch_filter", "note": "the line at 9000 Hz is not filtered: broader than 60 Hz"},
+        {"step": "reference", "shank": 1, "n_channels": 0, "note": "no good channel"},
+        {"step": "reference", "shank": 2, "n_channels": 10, "note": "global reference, not destriped"},
+        {"step": "write", "n_clipped": 0},
+    ]
+    export = gather(made.document, made.preprocess.model_copy(update={"steps": steps}), CLOCK, made.units)
+    assert [note for note in export.notes if not note.startswith("shank1: not sorted")] == [
+        "notch_filter: the line at 9000 Hz is not filtered: broader than 60 Hz",
+        "reference of shank 2: global reference, not destriped",
+    ]
 
 
 def test_motion_and_muted_stretches_of_a_session(made, tmp_path):

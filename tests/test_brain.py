@@ -81,7 +81,7 @@ def test_the_alignment_tool_finds_all_that_it_needs(aligned):
         assert set(channels["shanks"][tool.rows(shank)]) == {shank} and len(tool.rows(shank)) == 12
     raw = channels["rawInd"][clusters["channels"][spikes["clusters"]]]
     for name in ("ephysTimeRmsAP", "ephysTimeRmsLF"):
-        rms = data[name]["rms"].mean(axis=0)[channels["rawInd"]] * 1e6  # µV
+        rms = tool.seen(name, "rms").mean(axis=0) * 1e6  # µV
         assert 1 < rms.min() <= rms.max() < 1000
         assert len(data[name]["timestamps"]) == len(data[name]["rms"])
     power = data["ephysSpectralDensityLF"]["power"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from exported_probe import motion_of
 from powerpixels.documents import DriftChoice
 from powerpixels.drift import POLICIES, sorter_policy
 from powerpixels.export import _drift
@@ -36,17 +37,30 @@ def test_an_unknown_policy_is_refused():
         sorter_policy("yes", 384)
 
 
+def unit(name: str, n_channels: int | None, policy: str = "auto"):
+    made = n_channels is not None
+    choice = DriftChoice(policy=policy, reason=sorter_policy(policy, n_channels).reason) if made else None
+    return SimpleNamespace(sorting=SimpleNamespace(unit=name, drift=choice))
+
+
 def test_the_summary_says_each_reason_once():
     """By sorting unit; a sorting from before the choice says nothing."""
-
-    def unit(name: str, n_channels: int | None):
-        made = n_channels is not None
-        choice = DriftChoice(policy="auto", reason=sorter_policy("auto", n_channels).reason) if made else None
-        return SimpleNamespace(sorting=SimpleNamespace(unit=name, drift=choice))
-
     units = [unit("shank0", 96), unit("shank1", 24), unit("shank2", 96), unit("shank3", None)]
     assert _drift(units) == (
         "shank0, shank2: 96 channels, at least 65: the sorter's own is on; "
         "shank1: 24 channels, fewer than 65: the sorter's own is off"
     )
     assert _drift([unit("probe", None)]) == ""
+
+
+def test_the_summary_says_whether_traces_were_corrected_before_sorting(tmp_path):
+    units = [unit(f"shank{k}", 96, "dredge") for k in range(3)]
+    skipped = "no motion was estimated: 12 channels, at least 16 are needed"
+    motions = [
+        motion_of(tmp_path / "0", "shank0", policy="dredge", corrected=True, message="9.0 µm up and down"),
+        motion_of(tmp_path / "1", "shank1", estimated=False, policy="dredge", message=skipped),
+    ]
+    own = "--drift dredge: before sorting, as motion.json says; the sorter's own is off"
+    assert _drift(units, motions) == (
+        f"shank0: {own}; corrected: 9.0 µm up and down; shank1: {own}; not corrected: {skipped}; shank2: {own}"
+    )

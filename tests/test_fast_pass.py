@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import powerpixels
 import pytest
+import spikeinterface.preprocessing as spre
 from powerpixels.documents import (
     Channel,
     JoinedProbe,
@@ -35,11 +36,13 @@ from powerpixels.spectra import Notch, notches_of_columns
 from powerpixels.stage import DataError
 from probe_geometries import Geometry, geometry, subset
 from scipy.signal import butter, sosfilt
+from spikeinterface.core import NumpyRecording
+from spikeinterface.core.time_series_tools import get_random_sample_slices
 
 RATE = 30_000
 # Two chunks and a short third one of either engine; the engines' chunks lie differently.
 N_SAMPLES = 61_003
-EVIDENCE = {"similarity", "high_uv2_hz"}
+EVIDENCE = {"similarity", "trend", "residual", "high_uv2_hz"}
 RAW_GAIN = {"NP1": 2.34375, "NP2": 0.762939453125}
 
 
@@ -53,7 +56,7 @@ def written(
     bad: bool = True,
     tones: tuple[tuple[float, float, slice], ...] = (),
     saturated: tuple[tuple[int, int], ...] = (),
-    part_number: str | None = None,
+    limit_counts: int | None = None,
 ) -> JoinedProbe:
     """A raw file as a probe would make it: band-limited, common to a shank and each channel's own.
 
@@ -109,6 +112,7 @@ def written(
         n_samples=n_samples,
         first_sample=0,
         pieces=parts,
+        limit_counts=limit_counts,
         channels=channels,
     )
     session = Session(
@@ -116,7 +120,7 @@ def written(
     )
     described = Probe(
         name="probe00",
-        part_number=part_number,
+        part_number=None,
         serial_number=None,
         model=None,
         shanks=np.unique(probe.shank).tolist(),
@@ -141,7 +145,8 @@ def both(joined: JoinedProbe, folder: Path, **settings) -> list[tuple[np.ndarray
         assert (one.similarity is None) == (other.similarity is None)
         if one.similarity is None:
             continue
-        assert one.similarity == pytest.approx(other.similarity, abs=0.002)
+        for key in ("similarity", "trend", "residual"):
+            assert getattr(one, key) == pytest.approx(getattr(other, key), abs=0.002)
         assert one.high_uv2_hz == pytest.approx(other.high_uv2_hz, rel=0.02)
     decisions = [
         [step for step in result.steps if step["step"] not in ("compute", "write")]
@@ -304,6 +309,65 @@ def test_labels_are_the_same_near_the_thresholds(tmp_path, seed):
     assert labels[0] == labels[1]
 
 
+def test_labels_are_those_of_the_plain_detector(tmp_path):
+    """30 s without a gap on one shank: SpikeInterface's own chain and chunks say the same, and the evidence why.
+
+    Channels of random amplitude and noise, some of them near the detector's thresholds.
+    """
+    probe, n = geometry("NP1000", 16), 31 * RATE
+    joined = written(tmp_path, probe, n, 13, RAW_GAIN["NP1"])
+    counts = np.memmap(tmp_path / "t0.bin", "<i2", "r+").reshape(-1, 18)
+    rng = np.random.default_rng(14)
+    scale = np.ones(16)
+    scale[[2, 3, 7]] = 0.35, 1.9, 0.55
+    counts[:, 1:-1] = np.rint(counts[:, 1:-1] * scale)
+    for column, noise in ((5, 3.0), (9, 6.0)):
+        counts[:, column] += np.rint(noise * rng.standard_normal(n)).astype("<i2")
+    counts[:, 13:17] = np.rint(2 * rng.standard_normal((n, 4)))
+    counts.flush()
+    result = preprocess_probe(joined, tmp_path, tmp_path / "out", Settings(reference="none"), 2)
+
+    plain = NumpyRecording(counts[:, 1:-1].astype("float32"), RATE)
+    plain.set_channel_gains(RAW_GAIN["NP1"])
+    plain.set_channel_offsets(0.0)
+    plain.set_dummy_probe_from_locations(probe.locations_um)
+    plain.set_property("inter_sample_shift", probe.shifts)
+    filtered = spre.phase_shift(spre.highpass_filter(plain, freq_min=300.0))
+    _, expected = spre.detect_bad_channels(filtered, seed=42, job_kwargs={"n_jobs": 1, "progress_bar": False})
+    assert {*expected} == {"good", "dead", "noise", "out"}
+    assert [own.label for own in result.labels] == expected.tolist()
+
+    # The evidence is of a fifth of the chunks, by the detector's formula written out.
+    slices = get_random_sample_slices(
+        filtered, num_chunks_per_segment=100, chunk_duration=None, chunk_size=9_000, seed=42
+    )
+    depth = np.lexsort((probe.locations_um[:, 0], probe.locations_um[:, 1]))
+    likeness = {"similarity": [], "trend": [], "residual": []}
+    for k in np.linspace(0, 99, 20).astype(int):
+        _, start, stop = slices[k]
+        traces = filtered.get_traces(start_frame=start, end_frame=stop, return_in_uV=True)
+        traces = traces - traces.mean(axis=0)
+        common = np.median(traces, axis=1) - np.median(traces, axis=1).mean()
+        similarity = (common @ traces / (common @ common))[depth]
+        trend = np.array([np.median(similarity[max(i - 5, 0) : i + 6]) for i in range(16)])
+        for key, values in (("similarity", similarity), ("trend", trend), ("residual", similarity - trend)):
+            likeness[key].append(values[np.argsort(depth)])
+    for key, values in likeness.items():
+        stored = [getattr(own, key) for own in result.labels]
+        np.testing.assert_allclose(stored, np.median(values, axis=0), atol=0.002)
+    n_clear = 0
+    for own in result.labels:
+        # The label is the most frequent one of all chunks, which near a threshold may be another.
+        edges = (own.trend - 0.25, own.residual + 0.5, own.residual - 1, np.log(own.high_uv2_hz / 0.02))
+        if min(map(abs, edges)) < 0.1:
+            continue
+        said = "dead" if edges[1] < 0 else "good"
+        said = "out" if edges[0] < 0 else "noise" if edges[2] > 0 or edges[3] > 0 else said
+        assert own.label == said, own
+        n_clear += 1
+    assert n_clear >= 10
+
+
 TONES = ((8_900.0, 6.0, slice(None)), (4_321.0, 15.0, slice(20, 24)))
 
 
@@ -320,7 +384,7 @@ def humming(tmp_path_factory) -> tuple[JoinedProbe, Path]:
     saturated = ((26_000, 26_900), (27_000, 27_010), (51_900, 52_040))
     probe = geometry("NP1000", 40)
     joined = written(
-        folder, probe, 72_073, 7, RAW_GAIN["NP1"], pieces, True, TONES, saturated, part_number="NP1000"
+        folder, probe, 72_073, 7, RAW_GAIN["NP1"], pieces, True, TONES, saturated, limit_counts=512
     )
     return joined, folder
 
@@ -381,9 +445,11 @@ def test_a_notch_threshold_above_the_tone_leaves_it(humming, tmp_path):
     assert notch["frequency_hz"] == pytest.approx(4_321, abs=1)
 
 
-def test_artifacts_are_muted_where_asked(tmp_path):
-    """A jump of 0.5 mV on all channels, below the converter's limit: an artifact and no saturation."""
-    joined = written(tmp_path, geometry("NP1000", 24), 40_000, 8, RAW_GAIN["NP1"], part_number="NP1000")
+@pytest.mark.parametrize("limit", [512, None])
+def test_artifacts_are_muted_where_asked(tmp_path, limit):
+    """A jump of 0.5 mV on all channels, below the converter's limit, which of Open Ephys' files is not known:
+    an artifact and no saturation."""
+    joined = written(tmp_path, geometry("NP1000", 24), 40_000, 8, RAW_GAIN["NP1"], limit_counts=limit)
     counts = np.memmap(tmp_path / "t0.bin", "<i2", "r+").reshape(-1, 26)
     counts[27_000:27_100, 1:-1] += 200
     counts.flush()
@@ -392,6 +458,15 @@ def test_artifacts_are_muted_where_asked(tmp_path):
         assert np.abs(fast - stock).max() <= 1
         muted = np.load(tmp_path / "fast_global" / "muted.npy")
         assert len(muted) == n
+        steps = Preprocess.load(tmp_path / "fast_global" / "preprocess.json").steps
+        mute = next(step for step in steps if step["step"] == "mute")
+        assert (mute["limit_counts"], mute["n_intervals"]) == (limit, n)
+        expected = None
+        if limit is None:
+            expected = {"saturation": "nothing is muted: where", "artifacts": "artifacts are muted, satur"}[
+                kinds
+            ]
+        assert expected == (mute["note"][: len(expected)] if "note" in mute else None)
         assert np.array_equal(muted, np.load(tmp_path / "spikeinterface_global" / "muted.npy"))
     # From the jump up to the jump down, less than 5 ms later.
     assert muted.tolist() == [[0, 27_000, 27_101]]

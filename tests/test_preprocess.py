@@ -319,6 +319,7 @@ def test_shank_without_good_channels_is_still_described(tmp_path):
     document = _document(tmp_path / "raw", counts, _channels(), 2 * PER_SHANK + 2)
     result = preprocess_probe(document, tmp_path / "raw", tmp_path / "out", Settings())
     assert {label.label for label in result.labels if label.shank == 2} <= {"noise", "out", "dead"}
+    assert "shank 2: more than a third of the channels are bad" in _notes(result)["detect_bad_channels"]
     assert PreprocessedUnit.load(tmp_path / "out" / "shank2" / "recording.json").channels == []
     assert (tmp_path / "out" / "shank2" / "traces.bin").stat().st_size == 0
     assert len(PreprocessedUnit.load(tmp_path / "out" / "shank1" / "recording.json").channels) == PER_SHANK
@@ -331,6 +332,8 @@ def test_small_shanks_pass(tmp_path, n_rows, reference):
     document = _document(tmp_path, _signal(3)[:RATE], few, 2 * PER_SHANK + 2)
     result = preprocess_probe(document, tmp_path, tmp_path / "out", Settings(reference=reference))
     assert {label.label for label in result.labels} == {"good"}
+    note = f"shank 1: too few channels ({n_rows}) to look for bad ones"
+    assert _notes(result).get("detect_bad_channels") == (note if n_rows < 8 else None)
     traces = load_preprocessed(tmp_path / "out" / "shank1").get_traces()
     assert traces.shape == (RATE, n_rows)
     # the common noise of 6 counts is still there where no reference could be taken, and gone elsewhere
@@ -348,7 +351,8 @@ def test_clipped_samples_are_counted(tmp_path, caplog):
     traces = load_preprocessed(tmp_path / "out" / "shank1").get_traces()
     assert n_clipped > 0
     assert n_clipped == np.count_nonzero(np.abs(traces) == 32767)
-    assert any("clipped" in message for message in caplog.messages)
+    assert _notes(result)["write"].startswith(f"{n_clipped} samples were beyond the range of ±9.6 mV")
+    assert _notes(result)["write"] in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -376,6 +380,11 @@ def _run(joined: JoinedProbe, raw_dir, out: Path, settings: Settings, jobs: int 
 
 def _bytes(out: Path) -> list[bytes]:
     return [(out / unit / "traces.bin").read_bytes() for unit in ("shank1", "shank2")]
+
+
+def _notes(result: Preprocess) -> dict[str, str]:
+    """What the summary will say, by step."""
+    return {step["step"]: step["note"] for step in result.steps if "note" in step}
 
 
 def _labels(result: Preprocess) -> dict[str, str]:
@@ -446,6 +455,7 @@ def test_short_blocks(tmp_path, engine, reference):
     assert [block.get("zeros", False) for block in result.steps[0]["sessions"][0]["blocks"]] == (
         [False] * 4 + [True] * 3
     )
+    assert _notes(result)["read"] == "3 blocks between gaps are too short to be filtered: zeros"
     for shank in (1, 2):
         recording = load_preprocessed(tmp_path / "out" / f"shank{shank}")
         traces = recording.get_traces()
@@ -462,7 +472,9 @@ def test_only_short_blocks(tmp_path, caplog):
     joined = _document(tmp_path, counts, _channels(), COLUMNS, tuple((2900, 5000 * k) for k in range(11)))
     result = _run(joined, tmp_path, tmp_path / "out", Settings())
     assert set(_labels(result).values()) == {"good"}
-    assert any("bad channels can't be found" in message for message in caplog.messages)
+    notes = _notes(result)
+    assert notes["detect_bad_channels"] == "no stretch of 0.1 s without a gap: bad channels can't be found"
+    assert notes["detect_bad_channels"] in caplog.messages
 
 
 def test_many_short_blocks_are_looked_at(tmp_path):
@@ -528,6 +540,22 @@ def test_joined_sessions_are_each_by_itself(tmp_path, engine):
     analyzer.set_temporary_recording(copied)
     stretch = analyzer.recording.get_traces(start_frame=450, end_frame=550)
     assert np.abs(stretch - again[450:550]).max() <= 2 < np.abs(stretch).max()  # two near a stretch's ends
+
+
+def test_a_line_above_12_khz_makes_no_channel_a_noisy_one(tmp_path, engine):
+    """15 µV at 13 kHz on all channels, above the detector's limit for noise: the notch comes first."""
+    tone = 15 / GAIN_UV * np.cos(2 * np.pi * 13_000 * np.arange(N_SAMPLES) / RATE)
+    joined = _document(tmp_path, np.rint(_signal(3) + tone[:, None]), _channels(), COLUMNS)
+    found = {}
+    for notch in ("off", "auto"):
+        result = preprocess_probe(joined, tmp_path, tmp_path / notch, Settings(engine=engine, notch=notch))
+        found[notch] = _labels(result)
+    good = {contact for contact, label in _expected_labels().items() if label == "good"}
+    assert {found["off"][contact] for contact in good} == {"noise"}
+    assert found["auto"] == _expected_labels()
+    names = [step["step"] for step in result.steps]
+    assert names[3:7] == ["highpass_filter", "notch_filter", "phase_shift", "detect_bad_channels"]
+    assert [round(notch["frequency_hz"]) for notch in result.steps[4]["notches"]] == [13_000]
 
 
 def test_a_channel_bad_in_one_session_is_bad_in_all(tmp_path):

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from alignment_tool import AlignmentTool
+from powerpixels import load_lfp
 from powerpixels import raw_qc as module
 from powerpixels.documents import Block, ClockFit, ProbeDocument
 from powerpixels.inventory import inspect_documents, stage_documents
-from powerpixels.raw_qc import RawQc, converter_limit, decimate, decimating_filter, raw_qc
+from powerpixels.raw_qc import RawQc, decimate, decimating_filter, raw_qc
 from powerpixels.raw_qc_figures import draw
 from powerpixels.stage import DataError
 from scipy import signal
@@ -232,7 +234,7 @@ def test_planted_events_are_found_and_no_others(np1):
     assert 200080 <= int(artifacts[1]["stop_sample"]) <= 200150
     assert (qc.n_saturated, qc.n_artifacts) == (1, 2)
     assert qc.saturated_s == pytest.approx(120 / 30000)
-    assert (qc.limit_counts, qc.limit_source) == (512, "part number")
+    assert (qc.limit_counts, qc.limit_source) == (512, "header")
     part = np.array([channel.ap_saturated for channel in qc.channels])
     np.testing.assert_allclose(part[:15], 120 / len(np1["ap"]), rtol=0.1)
     assert part[20] < 1e-4
@@ -266,6 +268,56 @@ def test_lfp_of_a_probe_with_lf_stream_is_the_stream(np1):
     assert list(lfp["raw_column"][:]) == [channel.raw_column for channel in lf]
     assert lfp.attrs["sampling_rate_hz"] == 2500.0
     assert np1["qc"].lfp_clipped == 0
+
+
+def test_a_probe_of_two_bands_without_its_lf_stream_has_no_lf_band(np1, tmp_path):
+    """Its AP band was high-passed before it was digitised: nothing in it is an LFP."""
+    folder, out = tmp_path / "run_g0", tmp_path / "session" / "alf" / "probe00"
+    folder.mkdir()
+    for path in np1["folder"].glob("*.ap.*"):
+        (folder / path.name).symlink_to(path)
+    (document,) = documents(folder).values()
+    assert (document.probe.lf, document.probe.lf_source) == (None, None)
+    qc = raw_qc(document, folder, out, jobs=2, lfp=True)
+    assert (qc.ap_band, qc.lf_band, qc.lfp_clipped) == ("as recorded", "none", None)
+    assert {(c.lf_rms_uv, c.lf_saturated) for c in qc.channels} == {(None, None)}
+    assert not [path for path in out.iterdir() if "LF" in path.name or path.name == "lfp.zarr"]
+    with pytest.raises(DataError, match="a 1.0 probe without its LF stream has none"):
+        load_lfp(tmp_path / "session", "probe00")
+    # What is of the AP band is as it is beside the LF stream.
+    for path in out.glob("*AP*"):
+        np.testing.assert_array_equal(np.load(path), np.load(np1["out"] / path.name))
+    assert all(path.stat().st_size > 10000 for path in draw(out))
+
+
+@pytest.mark.parametrize("part_number", ["NP1000", "NP2013", "NP2020", "NP3010", None])
+def test_where_the_lf_band_is_by_the_part_number(np1, np2, part_number):
+    """None is phase 3A, whose LF stream may be missing as any other's."""
+    alone = np2["document"].probe.model_copy(update={"part_number": part_number})
+    assert alone.lf_source is (None if part_number in ("NP1000", None) else alone.ap)
+    both = np1["document"].probe.model_copy(update={"part_number": part_number})
+    assert both.lf_source is both.lf
+
+
+def test_the_alignment_tool_finds_channels_behind_a_column_that_is_none(np2, tmp_path):
+    """Open Ephys saves columns of channels without an electrode among the others."""
+    ap = np2["document"].probe.ap
+    kept = [channel for channel in ap.channels if channel.raw_column != 5]
+    probe = np2["document"].probe.model_copy(update={"ap": ap.model_copy(update={"channels": kept})})
+    raw_qc(np2["document"].model_copy(update={"probe": probe}), np2["folder"], tmp_path, jobs=2)
+    positions = np.array([(channel.x_um, channel.y_um) for channel in kept])
+    np.save(tmp_path / "channels.localCoordinates.npy", positions)
+    np.save(tmp_path / "channels.rawInd.npy", np.array([channel.raw_column for channel in kept]))
+    tool = AlignmentTool(tmp_path)
+    for name, key in (
+        ("ephysTimeRmsAP", "rms"),
+        ("ephysTimeRmsLF", "rms"),
+        ("ephysSpectralDensityAP", "power"),
+        ("ephysSpectralDensityLF", "power"),
+    ):
+        whole = array(np2["out"], f"{name.removeprefix('ephys')}.{key}")
+        np.testing.assert_array_equal(tool.seen(name, key), np.delete(whole, 5, axis=1))
+        assert np.isnan(array(tmp_path, f"{name.removeprefix('ephys')}.{key}")[:, 5]).all()
 
 
 def exact_decimation(volts: np.ndarray, ratio: int) -> np.ndarray:
@@ -358,10 +410,13 @@ def test_jobs_and_repetition_change_nothing(np2, tmp_path, monkeypatch):
     np.testing.assert_array_equal(*lfp)
 
 
+def without_limit(document: ProbeDocument) -> ProbeDocument:
+    ap = document.probe.ap.model_copy(update={"limit_counts": None})
+    return document.model_copy(update={"probe": document.probe.model_copy(update={"ap": ap})})
+
+
 def test_an_unknown_limit_is_found_in_the_data(np1, tmp_path):
-    probe = np1["document"].probe.model_copy(update={"part_number": None})
-    document = np1["document"].model_copy(update={"probe": probe})
-    assert converter_limit(document) is None
+    document = without_limit(np1["document"])
     qc = raw_qc(document, np1["folder"], tmp_path)
     assert (qc.limit_counts, qc.limit_source, qc.n_saturated) == (511, "data", 1)
     assert qc.channels[3].ap_saturated == pytest.approx(np1["qc"].channels[3].ap_saturated, rel=0.05)
@@ -370,20 +425,9 @@ def test_an_unknown_limit_is_found_in_the_data(np1, tmp_path):
 
 
 def test_without_saturation_no_limit_is_made_up(np2, tmp_path):
-    session = np2["document"].session.model_copy(update={"acquisition": "openephys"})
-    document = np2["document"].model_copy(update={"session": session})
-    qc = raw_qc(document, np2["folder"], tmp_path)
+    qc = raw_qc(without_limit(np2["document"]), np2["folder"], tmp_path)
     assert (qc.limit_counts, qc.limit_source, qc.n_saturated) == (None, "unknown", 0)
     assert qc.channels[0].ap_saturated is None
-
-
-def test_converter_limits_by_part_number(np1, np2):
-    assert converter_limit(np1["document"]) == 512
-    assert converter_limit(np2["document"]) == 2048
-    probe = np2["document"].probe.model_copy(update={"part_number": "NP2010"})
-    assert converter_limit(np2["document"].model_copy(update={"probe": probe})) == 8192
-    probe = probe.model_copy(update={"part_number": "XY99"})
-    assert converter_limit(np2["document"].model_copy(update={"probe": probe})) is None
 
 
 def test_raw_files_that_do_not_do(np2, tmp_path):
@@ -427,7 +471,7 @@ def test_real_recordings(real_data, tmp_path, monkeypatch, name):
     data = next(raw.rglob(Path(ap.pieces[0].path).name))
     rows = np.fromfile(data, dtype="<i2").reshape(-1, ap.n_columns)
     volts = rows[:, [c.raw_column for c in ap.channels]] * [c.gain_uv * 1e-6 for c in ap.channels]
-    if document.probe.lf is None:
+    if document.probe.lf_source is ap:
         above = signal.butter(5, 300, "highpass", fs=ap.sampling_rate_hz, output="sos")
         volts = signal.sosfilt(above, volts - volts[0], axis=0)
         expected = np.sqrt(np.mean(volts**2, axis=0))
@@ -436,7 +480,7 @@ def test_real_recordings(real_data, tmp_path, monkeypatch, name):
     np.testing.assert_allclose(array(tmp_path, "TimeRmsAP.rms")[0], expected, rtol=1e-3, atol=1e-9)
     levels = [channel.ap_rms_uv for channel in qc.channels]
     assert 1 < np.median(levels) < 100
-    assert qc.limit_source == "part number" and qc.n_saturated == 0
+    assert qc.limit_source == "header" and qc.n_saturated == 0
 
 
 def test_simulated_session(session_small, tmp_path):

@@ -75,6 +75,19 @@ def session(tmp_path_factory) -> Path:
             {"parameters": {"drift": "dredge", "seed": 42}, "software": {"SORT": [{"kilosort": "4.1.7"}]}}
         )
     )
+    lines = [
+        {"frequency_hz": 8900.2, "left_out": None},
+        {"frequency_hz": 13000.4, "left_out": "broader than 60 Hz"},
+    ]
+    counted = {
+        "n_saturated": 2,
+        "saturated_s": 0.25,
+        "n_artifacts": 3,
+        "artifact_s": 1.5,
+        "duration_s": 4000.0,
+    }
+    limit = {"limit_counts": 512, "limit_source": "header"}
+    (qc / "raw_qc.json").write_text(json.dumps({**counted, **limit, "lines": lines, "lf_band": "none"}))
     (outdir / "pipeline_info" / "trace_1.tsv").write_text(TRACE)
     return folder
 
@@ -101,6 +114,11 @@ def test_what_it_says(html):
     shown = Page(html)
     text = " ".join(shown.text.split())
     assert "6 units: 2 good by the sorter, 1 by Bombcell; 12,345,678 spikes in 66.7 min" in text
+    assert (
+        "Raw bands: 2 saturated stretches (0.25 s; the converter's limit is 512 counts), 3 artifacts (1.5 s) in "
+        "66.7 min. Spectral lines fit for a notch: 8900 Hz. Spectral lines left alone: 13000 Hz (broader than 60 "
+        "Hz). There is no LF band."
+    ) in text
     # The probe without results, and why; faults with what they mean.
     assert "✗ failed No units: ALL_ZERO: all is 0" in text
     assert "Copy the file again from the acquisition PC." in text and f"gap {NASTY}" in shown.text

@@ -375,8 +375,14 @@ def test_the_part_number_decides_not_the_type(tmp_path):
 def test_gains_where_the_header_does_not_state_them(tmp_path):
     """Prototype 2.0 headers have neither the gain (80) nor, at first, the ADC's range (14 bits)."""
     prototype = np2_header("NP2010", imAiRangeMax="0.5", imChan0apGain=None, imMaxInt=None)
-    assert {c.gain_uv for c in read(tmp_path, prototype).channels} == {0.5 / 8192 / 80 * 1e6}
-    assert {c.gain_uv for c in read(tmp_path, np1_header(imMaxInt=None)).channels} == {0.6 / 512 / 500 * 1e6}
+    for header, limit, gain_v in (
+        (prototype, 8192, 0.5 / 8192 / 80),
+        (np1_header(imMaxInt=None), 512, 0.6 / 512 / 500),
+        (np1_header(imMaxInt="1024"), 1024, 0.6 / 1024 / 500),
+    ):
+        stream = read(tmp_path, header)
+        assert {c.gain_uv for c in stream.channels} == {gain_v * 1e6}
+        assert stream.limit_counts == limit
 
 
 def test_catgt_output_is_not_shifted_twice(tmp_path):

@@ -31,7 +31,7 @@ UNITS = {
     "_powerpixels_gaps.intervals.npy": "s",
     "_powerpixels_gaps.samples.npy": "samples",
 }
-# Of RAW_QC, which publishes them into the same folder.
+# Of RAW_QC, which publishes them into the same folder; those of the LF band where there is one.
 RAW_QC_UNITS = {f"_iblqc_ephysTimeRms{band}.timestamps.npy": "s" for band in ("AP", "LF")}
 
 
@@ -140,7 +140,12 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     )
     units = {name: unit for name, unit in UNITS.items() if name.removesuffix(".npy") in arrays}
     units |= {f"{name}.npy": "s" for name in arrays if name.endswith("drift.times")}
-    write_clock(export.clock, described, {**units, **RAW_QC_UNITS}, folder)
+    raw_qc = {
+        name: unit
+        for name, unit in RAW_QC_UNITS.items()
+        if "LF" not in name or export.document.probe.lf_source is not None
+    }
+    write_clock(export.clock, described, {**units, **raw_qc}, folder)
 
 
 def write_typed(metrics: pd.DataFrame, folder: Path) -> None:

@@ -19,14 +19,12 @@ import numba
 import numpy as np
 from scipy import signal
 
-from powerpixels.documents import ProbeDocument
-
 PROPORTION = 0.2
 # The limit is where amplifiers stand still, within this part of it.
 LIMIT_MARGIN = 0.04
 # Spikes reach it on a few channels at most. 1.0 probes at gain 500 record up to 1200 µV.
 ARTIFACT_UV = 500.0
-# 0.01 V/s, that is 300 µV within a sample at 30 kHz.
+# 300 µV within a sample at 30 kHz.
 JUMP_UV_PER_S = 9e6
 # Intervals of one kind that are no further apart are one: artifacts oscillate.
 MERGE_S = 0.005
@@ -51,23 +49,6 @@ class Interval(NamedTuple):
     stop: int
     kind: Kind
     n_channels: int
-
-
-def converter_limit(document: ProbeDocument) -> int | None:
-    """Counts at the limit of the probe's converter: 512, 2048 or 8192 by its part number.
-
-    None where the part number is not known, or another program than SpikeGLX wrote the file: Open Ephys
-    scales the converter's counts.
-    """
-    if document.session.acquisition != "spikeglx" or document.probe.part_number is None:
-        return None
-    from probeinterface.neuropixels_tools import build_neuropixels_probe
-
-    try:
-        bits = build_neuropixels_probe(document.probe.part_number).annotations["adc_bit_depth"]
-    except KeyError:
-        return None
-    return 2 ** (int(bits) - 1)
 
 
 @dataclass(frozen=True)
@@ -204,7 +185,8 @@ def mute(intervals: Sequence[Interval], start: int, stop: int, sampling_rate_hz:
 class Muting:
     """Finds what is to be muted in a chunk of raw samples, by itself: the same whatever the chunk.
 
-    detector: of the stream. kinds: "saturation" or "artifacts" (both).
+    detector: of the stream. kinds: "saturation" or "artifacts" (both; where the detector knows no limit only
+    artifacts, which none is needed for).
     """
 
     detector: Detector
@@ -234,6 +216,9 @@ class Muting:
         seen = np.ascontiguousarray(rows[: left + n + min(right, self.n_after)])
         if self.kinds == "artifacts":
             found = scan(seen, settling, settling - left, self.detector).intervals
+            if self.detector.limit_counts is None:
+                # A chunk's greatest value, which scan takes for the limit, would be each chunk's own.
+                found = [interval for interval in found if interval.kind == "artifact"]
         else:
             found = self._saturated(seen[settling:], settling - left)
         plain = [interval._replace(kind="artifact", n_channels=0) for interval in found]

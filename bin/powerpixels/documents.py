@@ -135,7 +135,9 @@ class Stream(Document):
     true rate). first_sample: that of the first piece. files: all files of the stream, in a fixed
     order (the tasks' order of staging). sync_column/sync_bit: where the probe's sync wave is in the data
     (both None: not there; sync_bit None: the column is no word of bits, its level is the wave).
-    sync_line: name of the ttl line with the sync wave. DAQ streams (nidq, obx) have no channels but
+    sync_line: name of the ttl line with the sync wave. limit_counts: where a probe's converter saturates, in
+    counts either way; None where that is not known: Open Ephys' plugin takes an offset off each channel, of
+    which it keeps no note, and scales what is left. DAQ streams (nidq, obx) have no channels but
     analog, digital and ttl lines.
     """
 
@@ -150,6 +152,7 @@ class Stream(Document):
     sync_column: int | None = None
     sync_bit: int | None = None
     sync_line: str | None = None
+    limit_counts: int | None = None
     channels: list[Channel] = []
     analog: list[AnalogLine] = []
     digital: list[DigitalLine] = []
@@ -204,6 +207,20 @@ class Probe(Document):
     shanks: list[int]
     ap: Stream
     lf: Stream | None = None
+
+    @property
+    def lf_source(self) -> Stream | None:
+        """The stream that the LF band is in: its own, or the AP stream of a model that records one wide band.
+
+        None where a model that records the bands apart (1.0) has no LF stream: its AP stream was high-passed
+        before it was digitised. By the part number; phase 3A, which has none, records them apart.
+        """
+        if self.lf is not None or self.part_number is None:
+            return self.lf
+        from probeinterface.neuropixels_tools import build_neuropixels_probe
+
+        own_lf_hz = build_neuropixels_probe(self.part_number).annotations["lf_sample_frequency_hz"]
+        return None if own_lf_hz > 0 else self.ap
 
 
 class Session(Document):
@@ -268,9 +285,11 @@ class Findings(Document):
 class ChannelLabel(Document):
     """What bad-channel detection said of a channel: "good", "dead", "noise" or "out".
 
-    similarity: to the shank's median, 1 where it is as large in the channel. high_uv2_hz: mean density
-    above 0.8 of the Nyquist frequency, µV²/Hz. Medians over chunks of the session that gave the label; None
-    where the shank has too few channels, or the recording is too short, to look for bad ones.
+    similarity: to the shank's median, 1 where it is as large in the channel. trend: its running median over
+    11 channels along the shank; "out" is the top block below 0.25. residual: similarity less trend; "dead"
+    below -0.5, "noise" above 1. high_uv2_hz: mean density above 0.8 of the Nyquist frequency, µV²/Hz; "noise"
+    above 0.02. Medians over chunks of the session that gave the label, which is the most frequent one of its
+    chunks; None where the shank has too few channels, or the recording is too short, to look for bad ones.
     """
 
     raw_column: int
@@ -278,6 +297,8 @@ class ChannelLabel(Document):
     shank: int
     label: Literal["good", "dead", "noise", "out"]
     similarity: float | None = None
+    trend: float | None = None
+    residual: float | None = None
     high_uv2_hz: float | None = None
 
 

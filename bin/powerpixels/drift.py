@@ -38,6 +38,6 @@ def sorter_policy(policy: str, n_channels: int) -> DriftPolicy:
         return DriftPolicy(False, "--drift off: nothing is corrected")
     if policy == "dredge":
         return DriftPolicy(
-            False, "--drift dredge: corrected before sorting as motion.json says, the sorter's own is off"
+            False, "--drift dredge: before sorting, as motion.json says; the sorter's own is off"
         )
     raise ValueError(f"{policy!r} is no drift policy; known: {', '.join(POLICIES)}")

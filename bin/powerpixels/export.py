@@ -300,6 +300,11 @@ def gather(
     starts = np.array([block.start for block in blocks])
     gaps = np.column_stack([starts[1:], ends[1:, 0] - ends[:-1, 1]])
     notes = [_note(unit) for unit in read if not len(unit.table)] + _preprocessing_notes(preprocess)
+    if probe.lf_source is None:
+        notes.append(
+            "no LF band: the probe records it in a stream of its own, which was not found or can't be used; "
+            "so there are no LF levels, spectra or LFP"
+        )
     if joined:
         notes.append(joined)
     if len(gaps):
@@ -359,7 +364,7 @@ def gather(
         units=names,
         motions=_motions(preprocess, part, probe.ap, clock, motions),
         notes=notes,
-        drift=_drift(read),
+        drift=_drift(read, motions),
         joined=joined,
         sorting=_sorting(preprocess),
         noise_uv=preprocess.noise_uv,
@@ -380,12 +385,22 @@ def _preprocessing_notes(preprocess: Preprocess) -> list[str]:
     return notes
 
 
-def _drift(units: list[_Unit]) -> str:
-    """Who corrected the units' drift: each reason once, after the names of its units."""
+def _drift(units: list[_Unit], motions: Sequence[Path] = ()) -> str:
+    """Who corrected the units' drift: each reason once, after the names of its units.
+
+    Of traces that were to be corrected before sorting also whether they were, and what DRIFT said of it.
+    """
+    found = [MotionDocument.load(folder / "motion.json") for folder in motions]
+    said = {document.unit: document for document in found if document.policy == "dredge"}
     names: dict[str, list[str]] = {}
     for unit in units:
-        if unit.sorting.drift is not None:
-            names.setdefault(unit.sorting.drift.reason, []).append(unit.sorting.unit)
+        if unit.sorting.drift is None:
+            continue
+        reason = unit.sorting.drift.reason
+        if unit.sorting.unit in said:
+            document = said[unit.sorting.unit]
+            reason += f"; {'' if document.corrected else 'not '}corrected: {document.message}"
+        names.setdefault(reason, []).append(unit.sorting.unit)
     return "; ".join(f"{', '.join(own)}: {reason}" for reason, own in names.items())
 
 

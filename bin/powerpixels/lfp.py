@@ -24,7 +24,10 @@ def load_lfp(session_path: Path | str, probe: str) -> BaseRecording:
 
     path = Path(session_path) / "alf" / probe / "lfp.zarr"
     if not (path / ".zgroup").is_file():
-        raise DataError(f"{path}: expected the probe's LFP, found none; run the pipeline with --lfp")
+        raise DataError(
+            f"{path}: expected the probe's LFP, found none; run the pipeline with --lfp (a 1.0 probe without "
+            "its LF stream has none)"
+        )
     group = zarr.open_group(str(path), mode="r")
     recording = _Lfp(group["traces"], group.attrs["sampling_rate_hz"], group["contact_id"][:].tolist())
     recording.set_channel_gains(group["gain_uv"][:])

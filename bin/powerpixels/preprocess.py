@@ -1,7 +1,8 @@
 """PREPROCESS: from a probe's raw AP files to one int16 binary per sorting unit, in one pass.
 
 The chain is SpikeInterface's own, in µV: high-pass and notches, phase shift, bad channels, removal of dead
-and outside channels, interpolation of noisy ones, reference; then saturated stretches are muted. All that
+and outside channels, interpolation of noisy ones, reference; then saturated stretches are muted. Bad channels
+are looked for behind the notches: a strong line above 12 kHz makes every channel a noisy one before. All that
 looks at more than one channel (bad channels, interpolation, reference) stays within a shank: shanks enter the
 brain at different depths, and are 250 µm and more apart; only the reference may be asked to cross over. All
 that looks at more than one sample (the filters) stays within a block, a stretch without gap of one session;
@@ -34,7 +35,6 @@ from powerpixels.artifacts import (
     Detector,
     Mute,
     Muting,
-    converter_limit,
     joined_intervals,
 )
 from powerpixels.documents import (
@@ -52,6 +52,7 @@ from powerpixels.levels import Levels
 from powerpixels.raw_ap import SideBySide, load_raw_ap
 from powerpixels.rawdata import StreamReader
 from powerpixels.spectra import (
+    MIN_SEGMENTS,
     SEGMENT_SAMPLES,
     THRESHOLD_UV2_HZ,
     Notch,
@@ -92,6 +93,8 @@ DETECTION_CHUNKS = 100
 DETECTION_CHUNK_S = 0.3
 # The evidence for the labels is the median of this many of them.
 EVIDENCE_CHUNKS = 20
+# The detector's running median along the shank.
+TREND_CHANNELS = 11
 # In less a channel's likeness to the others and its spectrum are chance.
 MIN_DETECTION_CHUNK_S = 0.1
 # Destriping's gain control wants each channel's level, to a factor or so: SpikeInterface's own sample of it.
@@ -162,7 +165,8 @@ def preprocess_probe(
     if len(shanks) > 1 and settings.reference_multi_shank is not None:
         settings = replace(settings, reference=settings.reference_multi_shank)
     fast = settings.engine != "spikeinterface"
-    filtered = _filtered(raw, settings, [])
+    notches, notch_step = _notches(raw, settings, jobs)
+    filtered = _filtered(raw, settings, notches)
     by_session = [
         _label_session(_of_session(filtered, joined, k), shanks, settings, jobs) for k in range(len(lengths))
     ]
@@ -174,9 +178,6 @@ def preprocess_probe(
             for found, _ in by_session
             if found[column][0] == label
         )
-    notches, notch_step = _notches(raw, settings, jobs)
-    if notches:
-        filtered = _filtered(raw, settings, notches)
     least = min_block_samples(rate, notches, [channel.raw_column for channel in channels])
     muting, mute_step = _muting(joined, settings, fast)
     steps: list[dict] = [
@@ -194,11 +195,20 @@ def preprocess_probe(
             "method": "coherence+psd",
             "scope": "shank",
             "sessions": [
-                {**sampled, "found": _count(label for label, _ in found.values())}
+                {
+                    "n_chunks": sampled["n_chunks"],
+                    "chunk_s": sampled["chunk_s"],
+                    "found": _count(label for label, _ in found.values()),
+                }
                 for found, sampled in by_session
             ],
             "seed": settings.seed,
             "found": _count(labels.values()),
+            **_noted(
+                f"{session}{note}"
+                for session, (_, sampled) in zip(_session_names(joined), by_session, strict=True)
+                for note in sampled["notes"]
+            ),
         }
     )
     steps.append({"step": "remove_channels", "labels": ["dead", "out"]})
@@ -240,9 +250,12 @@ def preprocess_probe(
         _write_units(raw, chains, muting, out, gain_uv, jobs, least, progress)
     steps.append(mute_step | _save_muted(out, list(members), joined_intervals(progress.muted), lengths, rate))
     n_clipped = progress.n_clipped
+    write_step = {"step": "write", "dtype": "int16", "gain_uv": gain_uv, "n_clipped": n_clipped}
     if n_clipped:
-        log.warning("%d samples were beyond the range of ±%.1f mV and clipped", n_clipped, 32.767 * gain_uv)
-    steps.append({"step": "write", "dtype": "int16", "gain_uv": gain_uv, "n_clipped": n_clipped})
+        range_mv = 32.767 * gain_uv
+        write_step["note"] = f"{n_clipped} samples were beyond the range of ±{range_mv:.1f} mV and clipped"
+        log.warning("%s", write_step["note"])
+    steps.append(write_step)
 
     result = Preprocess(
         probe=first.name,
@@ -312,6 +325,11 @@ def _notches(raw: BaseRecording, settings: Settings, jobs: int) -> tuple[list[No
     spectrum, n_windows = sampled_spectrum(raw._kwargs["readers"], settings.seed, jobs)
     notches, left_out = find_notches(spectrum, raw._kwargs["columns"], threshold)
     log.info("notches: %s", ", ".join(f"{notch.frequency_hz:.1f} Hz" for notch in notches) or "none")
+    notes = [
+        f"the line at {notch.frequency_hz:.0f} Hz is not filtered: {notch.left_out}" for notch in left_out
+    ]
+    if spectrum.n_segments < MIN_SEGMENTS:
+        notes.append(f"too short to look for spectral lines: {spectrum.n_segments} periodograms")
     return notches, step | {
         "threshold_uv2_hz": threshold,
         "zero_phase": True,
@@ -321,7 +339,21 @@ def _notches(raw: BaseRecording, settings: Settings, jobs: int) -> tuple[list[No
         "segment_samples": min(SEGMENT_SAMPLES, 2 * (len(spectrum.freqs_hz) - 1)),
         "notches": [notch.model_dump() for notch in notches],
         "left_out": [notch.model_dump() for notch in left_out],
+        **_noted(notes),
     }
+
+
+def _noted(notes: Iterable[str]) -> dict[str, str]:
+    """A step's "note", which the probe's summary repeats; nothing where there is none."""
+    text = "; ".join(notes)
+    return {"note": text} if text else {}
+
+
+def _session_names(joined: JoinedProbe) -> list[str]:
+    """What to put before a note that is of one of the joined sessions; nothing before a single one's."""
+    if len(joined.recordings) == 1:
+        return [""]
+    return [f"{document.session.session}: " for document in joined.recordings]
 
 
 def _muting(joined: JoinedProbe, settings: Settings, fast: bool) -> tuple[Muting | None, dict]:
@@ -329,20 +361,22 @@ def _muting(joined: JoinedProbe, settings: Settings, fast: bool) -> tuple[Muting
     step: dict = {"step": "mute", "kinds": settings.mute}
     if settings.mute == "none":
         return None, step
-    limit = converter_limit(joined.recordings[0])
+    limit = joined.recordings[0].probe.ap.limit_counts
     step |= {"limit_counts": limit, "limit_margin": LIMIT_MARGIN, "proportion": PROPORTION}
     step |= {"merge_s": MERGE_S, "fade_s": FADE_S}
     if limit is None:
-        note = (
-            "nothing is muted: where the converter saturates is not known (the probe's part number is "
-            "missing, or the acquisition program scales its counts)"
-        )
+        unknown = "where the converter saturates is not known, as Open Ephys does not note it"
+        note = f"nothing is muted: {unknown}; --mute artifacts needs no limit"
+        if settings.mute == "artifacts":
+            note = f"artifacts are muted, saturation only where it jumps as they do: {unknown}"
         log.warning("%s", note)
-        return None, step | {"kinds": "none", "note": note}
+        step["note"] = note
+        if settings.mute == "saturation":
+            return None, step | {"kinds": "none"}
     return muting_of(joined, limit, settings.mute, raw_columns=fast), step
 
 
-def muting_of(joined: JoinedProbe, limit_counts: int, kinds: Mute, raw_columns: bool) -> Muting:
+def muting_of(joined: JoinedProbe, limit_counts: int | None, kinds: Mute, raw_columns: bool) -> Muting:
     """What finds the stretches to be muted. raw_columns: in rows of the raw file, or of ``load_raw_ap``."""
     stream = joined.recordings[0].probe.ap
     columns = [channel.raw_column for channel in stream.channels]
@@ -384,7 +418,7 @@ def _read_step(joined: JoinedProbe, least: int) -> dict:
 
     least: samples of a block that is filtered.
     """
-    sessions = []
+    sessions, n_zeros = [], 0
     for document in joined.recordings:
         stream = document.probe.ap
         blocks, acquired = [], 0
@@ -393,9 +427,11 @@ def _read_step(joined: JoinedProbe, least: int) -> dict:
             acquired = block.offset + block.n_samples
             if block.n_samples < least:
                 blocks[-1]["zeros"] = True
+                n_zeros += 1
                 log.warning("a block of %d samples is too short to be filtered: zeros", block.n_samples)
         sessions.append({"session": document.session.session, "blocks": blocks})
-    return {"step": "read", "sessions": sessions}
+    note = [f"{n_zeros} blocks between gaps are too short to be filtered: zeros"] if n_zeros else []
+    return {"step": "read", "sessions": sessions, **_noted(note)}
 
 
 def _blocks(raw: BaseRecording) -> list[tuple[StreamReader, Block]]:
@@ -496,7 +532,7 @@ def _label_session(
 ) -> tuple[dict[int, tuple[str, dict[str, float]]], dict]:
     """Label by raw column of a session's channels: "good", "dead", "noise" or "out"; what was looked at.
 
-    With each label its evidence, for ``ChannelLabel``.
+    With each label its evidence, for ``ChannelLabel``. What was looked at: n_chunks, chunk_s, and notes.
 
     SpikeInterface's number of chunks, or as many as a short recording holds, but at least ten. Channels of
     a session without a block of MIN_DETECTION_CHUNK_S are taken to be good.
@@ -507,28 +543,35 @@ def _label_session(
     longest = max(filtered.get_num_samples(k) for k in range(filtered.get_num_segments()))
     chunk_s = min(DETECTION_CHUNK_S, longest / rate)
     if chunk_s < MIN_DETECTION_CHUNK_S:
-        log.warning("no stretch of %g s without a gap: bad channels can't be found", MIN_DETECTION_CHUNK_S)
-        return dict.fromkeys(columns, ("good", {})), {"n_chunks": 0, "chunk_s": 0.0}
+        note = f"no stretch of {MIN_DETECTION_CHUNK_S:g} s without a gap: bad channels can't be found"
+        log.warning("%s", note)
+        return dict.fromkeys(columns, ("good", {})), {"n_chunks": 0, "chunk_s": 0.0, "notes": [note]}
     labels: dict[int, tuple[str, dict[str, float]]] = {}
+    notes = []
     for shank in shanks:
         chunks = _random_chunks(_of_shank(filtered, shank), n_chunks, chunk_s, settings.seed)
-        labels.update(_label_shank(chunks, shank, settings, jobs))
-    return {column: labels[column] for column in columns}, {"n_chunks": n_chunks, "chunk_s": chunk_s}
+        found, note = _label_shank(chunks, shank, settings, jobs)
+        labels.update(found)
+        notes += [note] if note else []
+    sampled = {"n_chunks": n_chunks, "chunk_s": chunk_s, "notes": notes}
+    return {column: labels[column] for column in columns}, sampled
 
 
 def _label_shank(
     chunks: BaseRecording, shank: int, settings: Settings, jobs: int
-) -> dict[int, tuple[str, dict[str, float]]]:
+) -> tuple[dict[int, tuple[str, dict[str, float]]], str]:
     """Label and evidence by raw column of a shank's channels, of which chunks holds the stretches to look at.
 
-    Per shank, because "out" is the top block of a depth order, and each shank has its own.
+    And what the user should know of them, or "". Per shank, because "out" is the top block of a depth order,
+    and each shank has its own.
     """
     from spikeinterface.preprocessing import detect_bad_channels
 
     columns = [int(column) for column in chunks.get_property("raw_column")]
     if len(columns) < MIN_DETECTION_CHANNELS:
-        log.warning("shank %d: too few channels (%d) to look for bad ones", shank, len(columns))
-        return dict.fromkeys(columns, ("good", {}))
+        note = f"shank {shank}: too few channels ({len(columns)}) to look for bad ones"
+        log.warning("%s", note)
+        return dict.fromkeys(columns, ("good", {})), note
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Over 1/3 of channels are detected as bad")
         _, labels = detect_bad_channels(
@@ -545,13 +588,15 @@ def _label_shank(
                 "pool_engine": "process" if settings.engine == "spikeinterface" else "thread",
             },
         )
-    counts = _count(labels)
+    counts, note = _count(labels), ""
     if counts.get("good", 0) < len(columns) * 2 / 3:
-        log.warning("shank %d: more than a third of the channels are bad: %s", shank, counts)
+        bad = ", ".join(f"{n} {label}" for label, n in counts.items() if label != "good")
+        note = f"shank {shank}: more than a third of the channels are bad ({bad})"
+        log.warning("%s", note)
     evidence = _evidence(chunks)
     return {
         column: (str(label), found) for column, label, found in zip(columns, labels, evidence, strict=True)
-    }
+    }, note
 
 
 def _evidence(chunks: BaseRecording) -> list[dict[str, float]]:
@@ -561,20 +606,27 @@ def _evidence(chunks: BaseRecording) -> list[dict[str, float]]:
     frequent label.
     """
     from scipy.signal import welch
+    from spikeinterface.core import order_channels_by_depth
+    from spikeinterface.preprocessing.detect_bad_channels import shrinking_median_filter
 
+    order, _ = order_channels_by_depth(chunks, dimensions=("x", "y"))
     n_chunks, rate = chunks.get_num_segments(), chunks.sampling_frequency
-    similarity, high = [], []
+    similarity, trend, high = [], [], []
     for k in np.unique(np.linspace(0, n_chunks - 1, min(EVIDENCE_CHUNKS, n_chunks)).astype(int)):
         traces = chunks.get_traces(segment_index=int(k))
         traces = traces - traces.mean(axis=0)
         common = np.median(traces, axis=1)
         common -= common.mean()
         similarity.append(traces.T @ common / max(float(common @ common), np.finfo(np.float32).tiny))
+        trend.append(np.empty_like(similarity[-1]))
+        trend[-1][order] = shrinking_median_filter(similarity[-1][order], TREND_CHANNELS)
         freqs_hz, density = welch(traces, fs=rate, axis=0, nperseg=int(0.01 * rate))
         high.append(density[freqs_hz > 0.8 * rate / 2].mean(axis=0))
+    likeness = [np.median(values, axis=0) for values in (similarity, trend, np.subtract(similarity, trend))]
     return [
-        {"similarity": round(float(one), 3), "high_uv2_hz": float(f"{other:.3g}")}
-        for one, other in zip(np.median(similarity, axis=0), np.median(high, axis=0), strict=True)
+        dict(zip(("similarity", "trend", "residual"), (round(float(value), 3) for value in own), strict=True))
+        | {"high_uv2_hz": float(f"{density:.3g}")}
+        for *own, density in zip(*likeness, np.median(high, axis=0), strict=True)
     ]
 
 

@@ -1,13 +1,15 @@
 """RAW_QC: what a probe's raw files tell of the recording's quality, for the alignment tool and for people.
 
-One pass over the AP stream gives each channel's level over time, saturated and artifact intervals, and, where
-the probe has no LF stream of its own (2.0), the LF band: decimated with a linear-phase filter. A 1.0 probe's
-LF band is its LF stream's. Spectra of the AP band come from windows spread over the recording.
+One pass over the AP stream gives each channel's level over time, saturated and artifact intervals, and, of
+probes that record one wide band (2.0), the LF band: decimated with a linear-phase filter. A 1.0 probe's LF
+band is its LF stream's; without that stream it has none. Spectra of the AP band come from windows spread
+over the recording.
 
 The arrays follow IBL's conventions (``ibllib.ephys.ephysqc.rmsmap``): windows of 2**ceil(log2(3 s)) samples,
 their middles as time stamps, volts; but spectra are means over windows, not sums.
 
-Columns of all arrays are the channels of the AP stream in their order; what a LF stream has not is NaN.
+Columns of all arrays are those of the AP stream's raw file up to its last channel (the alignment tool looks
+channels up by ``channels.rawInd``). NaN are columns that are no channel, and what a LF stream has not.
 """
 
 from __future__ import annotations
@@ -31,7 +33,6 @@ from powerpixels.artifacts import (
     Detector,
     Interval,
     Scan,
-    converter_limit,
     merge_intervals,
     scan,
 )
@@ -82,7 +83,8 @@ class ChannelQuality(Document):
 
     ap_rms_uv, lf_rms_uv: median over the windows, µV. high_uv2_hz: mean density above HIGH_BAND.
     ap_saturated, lf_saturated: part of the samples at the converter's limit. lf_*: None where the channel is
-    not in the LF stream; *_saturated: None where the limit is not known and was not seen either.
+    not in the LF stream, or there is none; *_saturated: None where the limit is not known and was not seen
+    either.
     """
 
     raw_column: int
@@ -101,10 +103,11 @@ class RawQc(Document):
     """raw_qc.json, beside the arrays.
 
     clock: the stream whose seconds the time stamps are, the reference or the probe's own AP stream. ap_band,
-    lf_band: where the levels and the LF band come from. limit_counts: the converter's, limit_source: how it
-    is known. n_saturated, saturated_s, n_artifacts, artifact_s: intervals and their sum, as listed in
-    artifacts.csv. lines: those of the raw AP spectrum above the threshold, the same that PREPROCESS finds in
-    this session; left_out says which are not fit for a notch. lfp_clipped: values beyond lfp.zarr's range.
+    lf_band: where the levels and the LF band come from; "none": there is no LF band. limit_counts: the
+    converter's, limit_source: how it is known. n_saturated, saturated_s, n_artifacts, artifact_s: intervals
+    and their sum, as listed in artifacts.csv. lines: those of the raw AP spectrum above the threshold, found
+    as PREPROCESS finds them (which looks at sessions that are sorted as one together, so may there find
+    others); left_out says which are not fit for a notch. lfp_clipped: values beyond lfp.zarr's range.
     """
 
     probe: str
@@ -114,7 +117,7 @@ class RawQc(Document):
     ap_band: str
     lf_band: str
     limit_counts: int | None
-    limit_source: Literal["part number", "data", "unknown"]
+    limit_source: Literal["header", "data", "unknown"]
     n_saturated: int
     saturated_s: float
     n_artifacts: int
@@ -167,17 +170,18 @@ def raw_qc(
 ) -> RawQc:
     """Write the probe's features into ``out``; with ``lfp`` also lfp.zarr.
 
-    _iblqc_ephysTimeRmsAP.rms, …LF.rms: float32 (n_windows, n_channels) V; .timestamps: float64 s, the
-    windows' middles. _iblqc_ephysSpectralDensityAP.power, …LF.power: float32 (n_freqs, n_channels) V²/Hz;
+    _iblqc_ephysTimeRmsAP.rms, …LF.rms: float32 (n_windows, n_columns) V; .timestamps: float64 s, the
+    windows' middles. _iblqc_ephysSpectralDensityAP.power, …LF.power: float32 (n_freqs, n_columns) V²/Hz;
     .freqs: float32 Hz. artifacts.csv: intervals (samples of the AP stream, seconds). raw_qc.json: ``RawQc``.
-    lfp.zarr: ``LfpWriter``.
+    lfp.zarr: ``LfpWriter``. Of a probe without a LF band neither …LF files nor lfp.zarr.
 
     Time stamps are seconds on the reference clock of ``fit``, without one on the probe's own: since the AP
     stream's first sample, at the stated rate, time in gaps included.
 
-    The AP level of a 1.0 probe is the raw band's (hardware filtered), each window's mean removed; else it is
-    what is above 300 Hz (``artifacts.highpass_sos``). The LF level is what is above 1 Hz in the band below
-    1000 Hz. Memory does not grow with the recording: each of the ``jobs`` threads holds about 100 MB.
+    The AP level of a 1.0 probe is the raw band's (hardware filtered), each window's mean removed; of a wide
+    band it is what is above 300 Hz (``artifacts.highpass_sos``). The LF level is what is above 1 Hz in the
+    band below 1000 Hz. Memory does not grow with the recording: each of the ``jobs`` threads holds about
+    100 MB.
 
     raw_dir: where ``rawdata.locate`` finds the AP stream's files and then the LF stream's. Raises
     ``DataError`` where they do not fit the document, or hold no stretch of MIN_BLOCK_S without a gap.
@@ -191,23 +195,30 @@ def raw_qc(
     out.mkdir(parents=True, exist_ok=True)
     ratio = round(probe.ap.sampling_rate_hz / (probe.lf.sampling_rate_hz if probe.lf else LF_RATE_HZ))
     lf_rate_hz = probe.lf.sampling_rate_hz if probe.lf else probe.ap.sampling_rate_hz / ratio
+    lf_stream = probe.lf_source
+    if lf_stream is None:
+        log.warning("%s has no LF stream, and its AP stream no LF band: neither levels nor LFP", probe.name)
+    wide = lf_stream is probe.ap
     seconds = _seconds_on(fit, probe.ap.sampling_rate_hz)
 
     writer = None
-    if lfp:
+    if lfp and lf_stream is not None:
         n_lf = probe.lf.n_samples if probe.lf else sum(-(-b.n_samples // ratio) for b in probe.ap.blocks())
         writer = LfpWriter(out / "lfp.zarr", n_lf, probe, lf_rate_hz, fit)
-    limit = converter_limit(document)
+    limit = probe.ap.limit_counts
     with ThreadPoolExecutor(jobs) as pool:
-        lf_stream = probe.lf or probe.ap
-        longest = max(block.n_samples for block in lf_stream.blocks()) // (1 if probe.lf else ratio)
-        gains = [channel.gain_uv for channel in lf_stream.channels]
-        levels = _LfBand(lf_rate_hz, longest, gains, limit if probe.lf else None, pool, jobs)
-        ap_rms, ap_counts, scans = _scan_ap(ap, probe, limit, ratio, pool, jobs, levels, writer, seconds)
+        levels = None
+        if lf_stream is not None:
+            longest = max(block.n_samples for block in lf_stream.blocks()) // (ratio if wide else 1)
+            gains = [channel.gain_uv for channel in lf_stream.channels]
+            levels = _LfBand(lf_rate_hz, longest, gains, None if wide else limit, pool, jobs)
+        ap_rms, ap_counts, scans = _scan_ap(
+            ap, limit, ratio if wide else None, pool, jobs, levels, writer, seconds
+        )
         if probe.lf is not None:
             start = _lf_start(probe.ap, probe.lf, ratio)
             _read_lf(StreamReader(probe.lf, places[1]), ratio, start, pool, jobs, levels, writer, seconds)
-        lf = levels.band()
+        lf = None if levels is None else _as_channels_of(probe, levels.band())
     in_uv, _ = sampled_spectrum([ap], seed, jobs)
     spectrum = Spectrum(in_uv.freqs_hz, in_uv.power * 1e-12, in_uv.n_segments)
     if writer is not None:
@@ -215,10 +226,10 @@ def raw_qc(
 
     limit_source, level, saturated, intervals = _settle(scans, limit, probe.ap)
     band = Band(ap_rms, ap_counts, spectrum, saturated)
-    lf = _as_channels_of(probe, lf)
-    _save_band(out, "AP", band, seconds)
-    _save_band(out, "LF", lf, seconds)
     columns = [channel.raw_column for channel in probe.ap.channels]
+    for name, own in (("AP", band), ("LF", lf)):
+        if own is not None:
+            _save_band(out, name, own, columns, seconds)
     # As PREPROCESS decides.
     lines, left_out = find_notches(in_uv, columns, notch_threshold_uv2_hz)
     if notch == "off":
@@ -230,8 +241,8 @@ def raw_qc(
         clock=probe.ap.name if fit is None else fit.reference,
         sampling_rate_hz=probe.ap.sampling_rate_hz,
         duration_s=probe.ap.n_acquired / probe.ap.sampling_rate_hz,
-        ap_band="as recorded" if probe.lf else "above 300 Hz",
-        lf_band="LF stream" if probe.lf else f"AP stream decimated by {ratio}",
+        ap_band="above 300 Hz" if wide else "as recorded",
+        lf_band="none" if lf is None else f"AP stream decimated by {ratio}" if wide else "LF stream",
         limit_counts=level,
         limit_source=limit_source,
         **_summed(intervals, probe.ap.sampling_rate_hz),
@@ -247,10 +258,10 @@ def raw_qc(
                 x_um=channel.x_um,
                 y_um=channel.y_um,
                 ap_rms_uv=1e6 * float(np.median(ap_rms[:, k])),
-                lf_rms_uv=_or_none(1e6 * np.median(lf.rms[:, k])),
+                lf_rms_uv=None if lf is None else _or_none(1e6 * np.median(lf.rms[:, k])),
                 high_uv2_hz=float(in_uv.power[high, k].mean()),
                 ap_saturated=None if saturated is None else float(saturated[k]),
-                lf_saturated=None if lf.saturated is None else _or_none(lf.saturated[k]),
+                lf_saturated=(None if lf is None or lf.saturated is None else _or_none(lf.saturated[k])),
             )
             for k, channel in enumerate(probe.ap.channels)
         ],
@@ -455,24 +466,23 @@ def _spans(stream: Stream) -> list[_Window]:
 
 def _scan_ap(
     reader: StreamReader,
-    probe: Probe,
     limit: int | None,
-    ratio: int,
+    ratio: int | None,
     pool: ThreadPoolExecutor,
     jobs: int,
-    levels: _LfBand,
+    levels: _LfBand | None,
     writer: LfpWriter | None,
     seconds: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, list[Scan]]:
     """The pass over the AP stream: RMS (n_windows, n_channels) V, the windows' middles, what was found.
 
-    Without LF stream the decimated band goes to ``levels`` and ``writer``.
+    ratio: of a wide band, which decimated by it goes to ``levels`` and ``writer``; None: it has no LF band.
     """
-    stream = probe.ap
+    stream = reader.stream
     columns = np.array([channel.raw_column for channel in stream.channels])
     gains = np.array([channel.gain_uv for channel in stream.channels])
     detector = Detector(columns, gains, stream.sampling_rate_hz, limit)
-    taps = None if probe.lf else decimating_filter(stream.sampling_rate_hz, ratio)
+    taps = None if ratio is None else decimating_filter(stream.sampling_rate_hz, ratio)
     half = 0 if taps is None else len(taps) // 2
 
     def look(span: _Window) -> tuple[_Window, Scan, np.ndarray | None]:
@@ -496,7 +506,7 @@ def _scan_ap(
     for span, found, decimated in _in_order(pool, look, _spans(stream), jobs):
         k = int(np.searchsorted(starts, span.start, side="right")) - 1
         if span.stop <= windows[k].stop:
-            squares[k] += found.raw_squares if probe.lf else found.highpassed_squares
+            squares[k] += found.raw_squares if ratio is None else found.highpassed_squares
             sums[k] += found.raw_sum
         scans.append(found)
         if decimated is not None:
@@ -506,7 +516,7 @@ def _scan_ap(
         progress(span.stop)
     n_samples = np.array([window.stop - window.start for window in windows])[:, None]
     variance = squares / n_samples
-    if probe.lf:
+    if ratio is None:
         variance -= (sums / n_samples) ** 2
     rms = np.sqrt(np.maximum(variance, 0.0)) * gains * 1e-6
     return rms, np.array([window.middle for window in windows]), scans
@@ -653,13 +663,13 @@ def _read_lf(
 
 def _settle(
     scans: list[Scan], limit: int | None, stream: Stream
-) -> tuple[Literal["part number", "data", "unknown"], int | None, np.ndarray | None, list[Interval]]:
+) -> tuple[Literal["header", "data", "unknown"], int | None, np.ndarray | None, list[Interval]]:
     """Where the converter's limit is from, the limit, each channel's saturated part, all intervals.
 
     Where it is not known, it is the greatest value of all if that was reached MIN_AT_LEVEL times, as a limit
     is and chance is not; stretches that come not near it were not saturated.
     """
-    source: Literal["part number", "data", "unknown"] = "part number"
+    source: Literal["header", "data", "unknown"] = "header"
     n_samples = sum(found.n_samples for found in scans)
     near, level = scans, limit
     if level is None:
@@ -697,10 +707,19 @@ def _as_channels_of(probe: Probe, lf: Band) -> Band:
     return Band(chosen(lf.rms), lf.counts, spectrum, saturated)
 
 
-def _save_band(out: Path, name: str, band: Band, seconds: Callable[[np.ndarray], np.ndarray]) -> None:
-    np.save(out / f"_iblqc_ephysTimeRms{name}.rms.npy", band.rms.astype(np.float32))
+def _save_band(
+    out: Path, name: str, band: Band, columns: Sequence[int], seconds: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """columns: of the raw file, of the band's channels."""
+
+    def by_column(values: np.ndarray) -> np.ndarray:
+        placed = np.full((len(values), max(columns) + 1), np.nan, dtype=np.float32)
+        placed[:, columns] = values
+        return placed
+
+    np.save(out / f"_iblqc_ephysTimeRms{name}.rms.npy", by_column(band.rms))
     np.save(out / f"_iblqc_ephysTimeRms{name}.timestamps.npy", seconds(band.counts))
-    np.save(out / f"_iblqc_ephysSpectralDensity{name}.power.npy", band.spectrum.power.astype(np.float32))
+    np.save(out / f"_iblqc_ephysSpectralDensity{name}.power.npy", by_column(band.spectrum.power))
     np.save(out / f"_iblqc_ephysSpectralDensity{name}.freqs.npy", band.spectrum.freqs_hz.astype(np.float32))
 
 

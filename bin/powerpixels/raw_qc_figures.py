@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-BANDS = ("AP", "LF")
 # Slices of a shank whose median spectra are drawn.
 DEPTHS = 5
 # Spectra are drawn from here on: below 1 Hz the LF band was filtered, below 50 Hz the AP band is none.
@@ -62,6 +61,15 @@ def _array(folder: Path, name: str) -> np.ndarray:
     return np.load(folder / f"_iblqc_{name}.npy")
 
 
+def _by_channel(folder: Path, name: str, qc: RawQc) -> np.ndarray:
+    """An array with columns of the raw file, as (rows, channels of qc)."""
+    return _array(folder, name)[:, [channel.raw_column for channel in qc.channels]]
+
+
+def _bands(qc: RawQc) -> tuple[str, ...]:
+    return ("AP",) if qc.lf_band == "none" else ("AP", "LF")
+
+
 def _edges(values: np.ndarray) -> np.ndarray:
     """Borders of the cells around ascending values."""
     if len(values) == 1:
@@ -82,19 +90,19 @@ def _levels(folder: Path, qc: RawQc) -> Figure:
     """RMS by time and depth, a row for each band, a column for each shank."""
     from matplotlib import pyplot as plt
 
-    shanks = _shanks(qc)
+    shanks, bands = _shanks(qc), _bands(qc)
     figure, axes = plt.subplots(
-        2,
+        len(bands),
         len(shanks),
-        figsize=(3.2 + 3.4 * len(shanks), 8),
+        figsize=(3.2 + 3.4 * len(shanks), 4 * len(bands)),
         squeeze=False,
         sharex=True,
         sharey=True,
         layout="constrained",
     )
     y_um = np.array([channel.y_um for channel in qc.channels])
-    for row, band in enumerate(BANDS):
-        rms_uv = 1e6 * _array(folder, f"ephysTimeRms{band}.rms")
+    for row, band in enumerate(bands):
+        rms_uv = 1e6 * _by_channel(folder, f"ephysTimeRms{band}.rms", qc)
         times_s = _edges(_array(folder, f"ephysTimeRms{band}.timestamps"))
         seen = rms_uv[np.isfinite(rms_uv)]
         low, high = np.percentile(seen, [1, 99]) if seen.size else (0, 1)
@@ -109,7 +117,7 @@ def _levels(folder: Path, qc: RawQc) -> Figure:
         axis.set_xlabel(f"time on the clock of {qc.clock} (s)")
     for axis in axes[:, 0]:
         axis.set_ylabel("height above the tip (µm)")
-    origin = f"AP {qc.ap_band}; LF from {qc.lf_band}"
+    origin = f"AP {qc.ap_band}; {'no LF band' if qc.lf_band == 'none' else f'LF from {qc.lf_band}'}"
     figure.suptitle(f"{qc.probe}: levels ({origin})")
     return figure
 
@@ -118,14 +126,18 @@ def _spectra(folder: Path, qc: RawQc) -> Figure:
     """Median spectra of slices of depth, and maps of the spectra by depth, a row for each band."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
+    bands = _bands(qc)
+    figure, axes = plt.subplots(
+        len(bands), 2, figsize=(13, 4.5 * len(bands)), squeeze=False, layout="constrained"
+    )
     y_um = np.array([channel.y_um for channel in qc.channels])
     order = np.concatenate(list(_shanks(qc).values()))
-    for (lines, image), band in zip(axes, BANDS, strict=True):
+    for (lines, image), band in zip(axes, bands, strict=True):
         freqs_hz = _array(folder, f"ephysSpectralDensity{band}.freqs").astype(float)
         first = int(np.searchsorted(freqs_hz, LOWEST_HZ[band]))
         freqs_hz = freqs_hz[first:]
-        density = 1e12 * _array(folder, f"ephysSpectralDensity{band}.power")[first:].astype(float)
+        power = _by_channel(folder, f"ephysSpectralDensity{band}.power", qc)
+        density = 1e12 * power[first:].astype(float)
         density[:, ~np.all(density > 0, axis=0)] = np.nan
         slices = np.array_split(np.argsort(y_um, kind="stable"), min(DEPTHS, len(y_um)))
         for color, members in zip(OKABE_ITO, slices, strict=False):

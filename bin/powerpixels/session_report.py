@@ -156,6 +156,7 @@ def _probe(session: Path, inventory: Inventory, probe: str) -> str:
                 "Typical units of each label: the one of middle spike count",
             ),
         ]
+    parts.append(_raw_bands(qc / "raw_qc.json"))
     for pattern, caption in STAGES:
         found = sorted(qc.glob(pattern))
         for path in found[:SHOWN_SHANKS]:
@@ -183,6 +184,34 @@ def _status(one: ProbeSummary) -> str:
     )
     drift = f" Drift: {one.drift}." if one.drift else ""
     return f'<p class="status">{report._mark("done")} {escape(words + drift)}</p>'
+
+
+def _raw_bands(path: Path) -> str:
+    """What RAW_QC found in the raw bands: saturation, artifacts, spectral lines."""
+    if not path.is_file():
+        return ""
+    found = read_json(path)
+    known = {
+        "header": f"the converter's limit is {found['limit_counts']} counts",
+        "data": f"the converter's limit, {found['limit_counts']} counts, was seen in the data",
+        "unknown": "where the converter saturates is not known",
+    }[found["limit_source"]]
+    words = [
+        f"Raw bands: {found['n_saturated']} saturated stretches ({found['saturated_s']:.3g} s; {known}), "
+        f"{found['n_artifacts']} artifacts ({found['artifact_s']:.3g} s) in "
+        f"{found['duration_s'] / 60:.1f} min.",
+    ]
+    for kind, of in (("fit for a notch", True), ("left alone", False)):
+        lines = [
+            f"{line['frequency_hz']:.0f} Hz" + ("" if of else f" ({line['left_out']})")
+            for line in found["lines"]
+            if (line["left_out"] is None) is of
+        ]
+        if lines:
+            words.append(f"Spectral lines {kind}: {', '.join(lines)}.")
+    if found["lf_band"] == "none":
+        words.append("There is no LF band.")
+    return f"<p>{escape(' '.join(words))}</p>"
 
 
 def _draw_probe(alf: Path) -> Figure:

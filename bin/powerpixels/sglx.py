@@ -457,7 +457,8 @@ def _probe_fields(meta: SglxMeta, kind: str, n_columns: int) -> dict:
     one_shank = probe.shank_ids is None or probe.get_shank_count() == 1
     shanks = [0] * n_acquired if one_shank else [int(shank) for shank in probe.shank_ids]
     shifts = _sample_shifts(meta, probe)
-    gains = _gains_uv(meta, probe, kind)
+    max_int = _max_int(meta, probe)
+    gains = _gains_uv(meta, probe, kind, max_int)
     channels = []
     sync_column = None
     for column, number in enumerate(ids):
@@ -482,6 +483,7 @@ def _probe_fields(meta: SglxMeta, kind: str, n_columns: int) -> dict:
     phase3a_line = meta.integer("syncImChan") if meta.values.get("syncImChanType") == "0" else SYNC_BIT
     return {
         "channels": channels,
+        "limit_counts": round(max_int),
         "sync_column": sync_column,
         "sync_bit": None if sync_column is None else phase3a_line,
     }
@@ -558,17 +560,19 @@ def _aligns(command: str) -> bool:
     return "no_tshift" not in options and not options & RETIRED_BY_CATGT
 
 
-def _gains_uv(meta: SglxMeta, probe, kind: str) -> np.ndarray:
+def _max_int(meta: SglxMeta, probe) -> float:
+    """Counts at the converter's limit: imMaxInt, where the header has none that of the probe's ADC."""
+    if "imMaxInt" in meta:
+        return meta.positive("imMaxInt")
+    return 2.0 ** (probe.annotations["adc_bit_depth"] - 1)
+
+
+def _gains_uv(meta: SglxMeta, probe, kind: str, max_int: float) -> np.ndarray:
     """µV per count of each acquired channel, float64 (n_acquired,).
 
-    volts = count * imAiRangeMax / imMaxInt / gain. Where the header has no imMaxInt it is that of
-    the probe's ADC. Gains are per channel in the imro table (1.0 probes), for all channels in its
-    header (NP1110), or fixed by the model (2.0 probes, newer headers state it).
+    volts = count * imAiRangeMax / imMaxInt / gain. Gains are per channel in the imro table (1.0 probes), for
+    all channels in its header (NP1110), or fixed by the model (2.0 probes, newer headers state it).
     """
-    if "imMaxInt" in meta:
-        max_int = meta.positive("imMaxInt")
-    else:
-        max_int = 2.0 ** (probe.annotations["adc_bit_depth"] - 1)
     per_channel = probe.contact_annotations.get(f"{kind}_gains")
     fixed = probe.annotations.get(f"{kind}_gain")
     if per_channel is not None:

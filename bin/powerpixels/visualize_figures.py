@@ -441,12 +441,16 @@ def _page(walk: Walk, figures: Sequence[str]) -> str:
             str(channel.shank),
             f"{channel.y_um:g}",
             MEANINGS[found.label],
-            "" if found.similarity is None else f"{found.similarity:g}",
-            "" if found.high_uv2_hz is None else f"{found.high_uv2_hz:g}",
+            *(
+                "" if value is None else f"{value:g}"
+                for value in (found.similarity, found.trend, found.residual, found.high_uv2_hz)
+            ),
         )
         for channel, found in zip(walk.channels, walk.labels, strict=True)
         if found.label != "good"
     ]
+    heads = ["channel", "contact", "shank", "height (µm)", "label"]
+    heads += ["likeness", "its trend", "less trend", "density (µV²/Hz)"]
     lines = [
         (
             f"{notch.frequency_hz:.1f}",
@@ -477,7 +481,7 @@ def _page(walk: Walk, figures: Sequence[str]) -> str:
 of recorded samples. Bad channels and notches: {escape(walk.decided_on)}.</p>
 <p>Muted in what is shown: {", ".join(mutes) or "nothing"}.</p>
 <h2>Bad channels</h2>
-{_table(["channel", "contact", "shank", "height (µm)", "label", "likeness", "density (µV²/Hz)"], bad)}
+{_table(heads, bad)}
 <h2>Lines of the spectrum</h2>
 {_table(["frequency (Hz)", "width (Hz)", "power (µV²)", "channels", ""], lines)}
 {shown}<h2>All steps</h2>
