@@ -1,4 +1,7 @@
-"""What goes into the NWB of the probe in exported_probe beside its units: metadata, raw files, LFP, events."""
+"""What goes into the NWB of the probe in exported_probe beside its units: metadata, raw files, LFP, events.
+
+And what nwbinspector has to say of any file.
+"""
 
 from __future__ import annotations
 
@@ -95,3 +98,16 @@ def write_nidq_events(folder: Path) -> None:
     )
     wiring = Wiring(digital={"P0.1": "lick", "P0.2": "laser"}, analog={"AI0": "breathing", "AI1": "pupil"})
     write_events(stream, folder, extract_edges(stream, folder), wiring, folder / "events")
+
+
+def violations(path: Path, **options) -> set[str]:
+    """Names of the checks of nwbinspector that a file fails, suggestions left out, with DANDI's importances."""
+    from nwbinspector import Importance, inspect_nwbfile, load_config
+
+    found = inspect_nwbfile(
+        nwbfile_path=path,
+        importance_threshold=Importance.BEST_PRACTICE_VIOLATION,
+        config=load_config("dandi"),
+        **options,
+    )
+    return {message.check_function_name for message in found}

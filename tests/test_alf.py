@@ -93,6 +93,16 @@ def built_spikes() -> int:
     return sum(sorting.to_spike_vector().size for sorting in built().sortings.values())
 
 
+def test_spikeinterface_reads_it(made, folder):
+    from spikeinterface.extractors import read_alf_sorting
+
+    sorting = read_alf_sorting(folder, sampling_frequency=RATE)
+    assert sorting.unit_ids.tolist() == list(range(5))
+    for cluster, (shank, unit_id) in enumerate(UNITS):
+        train = made.sortings[shank].get_unit_spike_train(unit_id)
+        assert np.array_equal(sorting.get_unit_spike_train(cluster), train)
+
+
 def test_channels_are_the_recorded_ones_by_raw_column(made, channels):
     recorded = sorted(made.document.probe.ap.channels, key=lambda c: c.raw_column)
     assert channels["rawInd"].tolist() == [c.raw_column for c in recorded] == list(range(36))

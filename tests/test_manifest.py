@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD = {
     "parameters": {"seed": 42},
     "software": {"SORT": [{"kilosort": "4.1.7"}]},
-    "containers": {},
+    "containers": {"powerpixels-cpu.sif": f"sha256 {'ab' * 32}"},
     "samplesheet": {},
 }
 
@@ -211,6 +211,7 @@ def test_every_published_file_and_nothing_else(published, tmp_path):
         content = (tmp_path / "work" / PLACES[file.path]).read_bytes()
         assert (file.size_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert {file.path: file.clocks for file in manifest.files if file.clocks} == CLOCKS
+    assert manifest.containers == RECORD["containers"]
     assert manifest.parameters == {"seed": 42} and manifest.software["SORT"][0]["kilosort"] == "4.1.7"
     assert "/work/" not in manifest.model_dump_json()
 

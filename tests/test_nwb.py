@@ -15,8 +15,8 @@ import pytest
 from exported_probe import CLOCK, LABELS, N_SAMPLES, OTHER_LABELS, RATE, UNIT_IDS, built, session_of
 from hdmf_zarr.nwb import NWBZarrIO
 from iblatlas.regions import BrainRegions
-from nwb_parts import COMPLETE, LICKS, NIDQ_RATE, ZONE, metadata
-from nwbinspector import Importance, inspect_nwbfile, load_config
+from nwb_parts import COMPLETE, LICKS, NIDQ_RATE, ZONE, metadata, violations
+from nwbinspector import Importance, inspect_nwbfile
 from powerpixels import alf, nwb
 from powerpixels.brain import BrainLocation
 from powerpixels.clock import to_reference_seconds
@@ -55,17 +55,6 @@ def nwbfile(request, written):
     with NWBHDF5IO(path, "r") if request.param == "hdf5" else NWBZarrIO(str(path), "r") as io:
         assert validate(io=io) == []
         yield io.read()
-
-
-def violations(path, **options) -> set[str]:
-    """Names of the checks of nwbinspector that a file fails, suggestions left out, with DANDI's importances."""
-    found = inspect_nwbfile(
-        nwbfile_path=path,
-        importance_threshold=Importance.BEST_PRACTICE_VIOLATION,
-        config=load_config("dandi"),
-        **options,
-    )
-    return {message.check_function_name for message in found}
 
 
 def session(**changes) -> Session:

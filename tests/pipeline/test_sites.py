@@ -4,6 +4,7 @@ The schedulers are played: one script runs each job as it is submitted."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -204,3 +205,30 @@ def test_an_institutional_profile_is_read(tmp_path):
     )
     assert run.status == 0, run.output
     assert "unknown parameter" not in run.output
+
+
+def test_a_manifest_names_the_images_with_their_digests(tmp_path):
+    """As `make images` leaves them beside the images; of one that came without it is said so."""
+    (tmp_path / "cpu.sif.sha256").write_text(f"{'ab' * 32}  cpu.sif\n")
+    (tmp_path / "images.nf").write_text(
+        f"include {{ imagesOf }} from '{ROOT}/subworkflows/manifest'\n\nworkflow {{\n"
+        f"    def images = imagesOf([container: '{tmp_path}/cpu.sif', sorter_image: '{tmp_path}/gpu.sif'])\n"
+        "    println('images: ' + groovy.json.JsonOutput.toJson(images))\n}\n"
+    )
+    (tmp_path / "with.config").write_text("apptainer.enabled = true\n")
+    launcher = Launcher(ENGINES[0], tmp_path)
+    for arguments, expected in (
+        (("-c", "with.config"), {"cpu.sif": f"sha256 {'ab' * 32}", "gpu.sif": "digest not known"}),
+        ((), {}),
+    ):
+        done = subprocess.run(
+            [launcher.command, *arguments, "run", "images.nf"],
+            cwd=tmp_path,
+            env=launcher.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (told,) = re.findall(r"images: (.*)", done.stdout)
+        assert json.loads(told) == expected

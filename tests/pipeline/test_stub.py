@@ -193,9 +193,12 @@ def test_some_probes_up_to_a_stage_and_then_the_rest(oldest, tmp_path):
     for path in (tmp_path / "two").rglob("*nidq*"):
         path.unlink()
     empty_session(tmp_path / "one", n_probes=1)
-    (tmp_path / "trace.csv").write_text("")
+    # Tracings, and one of the probes is aligned already.
+    (tmp_path / "traced" / "probe01").mkdir(parents=True)
+    (tmp_path / "traced" / "trace.csv").write_text("")
+    (tmp_path / "traced" / "probe01" / "channel_locations_shank1.json").write_text("{}")
     sheet = tmp_path / "sheet.csv"
-    sheet.write_text("subject,session,raw,histology\nm1,2026-03-01,two,trace.csv\nm1,2026-03-02,one,\n")
+    sheet.write_text("subject,session,raw,histology\nm1,2026-03-01,two,traced\nm1,2026-03-02,one,\n")
     arguments = ("-stub-run", "-resume", "--input", sheet)
     session, other = "m1/2026-03-01_001", "m1/2026-03-02_001"
 
@@ -225,6 +228,17 @@ def test_some_probes_up_to_a_stage_and_then_the_rest(oldest, tmp_path):
         f"EXPORT {session}/probe00", f"EXPORT {session}/probe01", f"EXPORT {other}/probe00",
         f"HISTOLOGY {session}/histology/histology",
     }  # fmt: skip
+
+    for stage in ("EXPORT", "NWB"):
+        staged = {
+            row["tag"]: "locations/channel_locations_shank1.json"
+            in (Path(row["workdir"]) / ".command.run").read_text()
+            for row in rest.tasks("COMPLETED")
+            if row["stage"] == stage
+        }
+        assert staged == {
+            f"{session}/probe00": False, f"{session}/probe01": True, f"{other}/probe00": False,
+        }  # fmt: skip
 
     nobody = oldest.run(*arguments, "--only", "m1/*/probe9")
     assert (
