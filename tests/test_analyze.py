@@ -20,6 +20,7 @@ from powerpixels.analyze import (
     load_sorting,
     suggest,
 )
+from powerpixels.label import TOOLS, _write_for_phy
 from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
 from simulated_unit import GAIN_UV, RATE, write_ground_truth, write_sorting
@@ -180,18 +181,24 @@ def test_analyzer_opens_alone(analyzed, tmp_path):
 
 
 def test_any_sorters_units_open_in_phy(analyzed, tmp_path):
-    """docs/sorting.md: SpikeInterface's export of the published analyzer, without traces."""
+    """docs/sorting.md: SpikeInterface's export of the published analyzer, without traces, with our labels."""
     from phylib.io.model import load_model
     from spikeinterface.exporters import export_to_phy
 
     folder, trains = analyzed
     analyzer = si.load_sorting_analyzer(folder / "analysis" / "analyzer.zarr", read_only=True)
+    table = pd.DataFrame({tool: [f"{tool} {i}" for i in [30, 4, *trains]] for tool in (*TOOLS, "consensus")})
+    table = table.assign(unit_id=[30, 4, *trains]).drop_duplicates("unit_id")
+    _write_for_phy(table, tmp_path)
+    labels = pd.read_table(tmp_path / "cluster_consensus.tsv", index_col="cluster_id")
+    analyzer.sorting.set_property("consensus", labels["consensus"].loc[analyzer.unit_ids].to_numpy(str))
     export_to_phy(
         analyzer,
         tmp_path / "phy",
         copy_binary=False,
         compute_pc_features=False,
         use_relative_path=True,
+        additional_properties=["consensus"],
         verbose=False,
     )
     model = load_model(tmp_path / "phy" / "params.py")
@@ -200,6 +207,7 @@ def test_any_sorters_units_open_in_phy(analyzed, tmp_path):
     ids = np.array([int(model.metadata["si_unit_id"][cluster]) for cluster in range(len(trains))])
     spikes = analyzer.sorting.to_spike_vector()
     assert np.array_equal(model.spike_samples, spikes["sample_index"])
+    assert [model.metadata["consensus"][k] for k in range(len(ids))] == [f"consensus {i}" for i in ids]
     assert np.array_equal(ids[model.spike_clusters], np.array(analyzer.unit_ids)[spikes["unit_index"]])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_unitrefine
+from phylib.io.model import load_metadata
 from powerpixels import unitrefine
 from powerpixels.analyze import analyze_unit
 from powerpixels.label import TOOLS, consensus, label_units
@@ -191,8 +192,11 @@ def test_executable_leaves_its_input_alone(analyzed, tmp_path):
     assert record["ibl"]["parameters"]["acceptable_contamination"] == 20
     versions = json.loads((place / "versions.json").read_text())
     assert record["bombcell"]["version"] == versions["bombcell"] == "0.94"
-    phy = pd.read_csv(place / "labels" / "phy" / "cluster_bombcell.tsv", sep="\t")
-    assert dict(zip(phy["cluster_id"], phy["bombcell"], strict=True))[77] == "unjudged"
+    labels = pd.read_csv(place / "labels" / "labels.csv")
+    for tool in ("bombcell", "unitrefine", "ibl", "consensus"):
+        # As Phy reads them.
+        found = load_metadata(place / "labels" / "phy" / f"cluster_{tool}.tsv")
+        assert found == {tool: dict(zip(labels["unit_id"], labels[tool], strict=True))}
 
 
 def test_missing_models_folder_is_refused_without_units_too(analyzed, tmp_path):
