@@ -20,6 +20,7 @@ from powerpixels.analyze import (
     load_sorting,
     suggest,
 )
+from powerpixels.label import TOOLS, _write_for_phy
 from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
 from simulated_unit import GAIN_UV, RATE, write_ground_truth, write_sorting
@@ -118,12 +119,20 @@ def test_what_label_needs_has_every_unit(analyzed):
     assert (suggestions.redundant, suggestions.merges) == ([], [])
 
 
-def test_units_that_may_be_one_are_suggested(analyzed):
-    """One neuron's spikes under two ids, and another's spikes split between two."""
-    folder, trains = analyzed
-    split = trains[9]
-    given = {4: trains[4], 5: trains[4][5:], 8: split[: len(split) // 2], 6: split[len(split) // 2 :]}
-    recording = load_preprocessed(folder / "shank0")
+def test_units_that_may_be_one_are_suggested():
+    """One neuron's spikes under two ids, and another's spikes split between two; a third is nobody's part."""
+    recording, truth = si.generate_ground_truth_recording(
+        durations=[40.0],
+        sampling_frequency=RATE,
+        num_channels=8,
+        num_units=3,
+        generate_sorting_kwargs={"firing_rates": 60.0, "refractory_period_ms": 4.0},
+        noise_kwargs={"noise_levels": 5.0, "strategy": "on_the_fly"},
+        seed=1,
+    )
+    twice, split, alone = (truth.get_unit_spike_train(unit) for unit in truth.unit_ids)
+    half = np.random.default_rng(0).random(len(split)) < 0.5
+    given = {4: twice, 5: twice[5:], 8: split[half], 6: split[~half], 7: alone}
     sorting = si.NumpySorting.from_unit_dict(given, RATE)
     analyzer = si.create_sorting_analyzer(sorting, recording, sparse=False)
     needed = ("random_spikes", "templates", "correlograms", "unit_locations", "template_similarity")
@@ -131,7 +140,8 @@ def test_units_that_may_be_one_are_suggested(analyzed):
     analyzer.compute({name: parameters[name] for name in needed})
     found = suggest(analyzer)
     assert found.redundant == [(4, 5)]
-    assert all(set(group) <= {6, 8} or set(group) <= {4, 5} for group in found.merges)
+    assert [6, 8] in found.merges
+    assert all(group in ([6, 8], [4, 5]) for group in found.merges)
     assert analyzer.unit_ids.tolist() == list(given), "nothing is done about them"
 
 
@@ -153,12 +163,27 @@ def test_similarity_of_templates(analyzed):
     assert compared >= 5
 
 
-def test_pca_metrics_are_those_of_unitrefines_full_models():
-    """Their metrics' names, as SpikeInterface calls them now."""
+def test_pca_metrics_are_those_of_unitrefines_full_models(analyzed, tmp_path):
+    """By their names in the curated recordings that the models were trained on; neurons are apart from each other."""
+    folder, _ = analyzed
     parameters = extension_parameters(3, pca_metrics=True)
     assert set(PCA_METRICS) <= set(parameters["quality_metrics"]["metric_names"])
     assert list(parameters).index("principal_components") < list(parameters).index("quality_metrics")
     assert "principal_components" not in extension_parameters(3)
+    shutil.copytree(folder / "analysis" / "analyzer.zarr", tmp_path / "analyzer.zarr")
+    analyzer = si.load_sorting_analyzer(tmp_path / "analyzer.zarr", read_only=False)
+    analyzer.set_temporary_recording(load_preprocessed(folder / "shank0"))
+    analyzer.compute({"principal_components": parameters["principal_components"]})
+    analyzer.compute(
+        {"quality_metrics": {"metric_names": list(PCA_METRICS), "delete_existing_metrics": True}}, n_jobs=1
+    )
+    metrics = analyzer.get_extension("quality_metrics").get_data()
+    names = ["isolation_distance", "l_ratio", "d_prime", "silhouette", "nn_hit_rate", "nn_miss_rate"]
+    assert set(names) <= set(metrics.columns)
+    of_neurons = metrics.loc[IDS, names]
+    assert of_neurons.notna().all(axis=None)
+    assert (of_neurons["d_prime"] > 2).all() and (of_neurons["nn_hit_rate"] > 0.9).all()
+    assert (of_neurons["nn_miss_rate"] < 0.1).all() and (of_neurons["l_ratio"] < 0.1).all()
 
 
 def test_analyzer_opens_alone(analyzed, tmp_path):
@@ -180,18 +205,24 @@ def test_analyzer_opens_alone(analyzed, tmp_path):
 
 
 def test_any_sorters_units_open_in_phy(analyzed, tmp_path):
-    """docs/sorting.md: SpikeInterface's export of the published analyzer, without traces."""
+    """docs/sorting.md: SpikeInterface's export of the published analyzer, without traces, with our labels."""
     from phylib.io.model import load_model
     from spikeinterface.exporters import export_to_phy
 
     folder, trains = analyzed
     analyzer = si.load_sorting_analyzer(folder / "analysis" / "analyzer.zarr", read_only=True)
+    table = pd.DataFrame({tool: [f"{tool} {i}" for i in [30, 4, *trains]] for tool in (*TOOLS, "consensus")})
+    table = table.assign(unit_id=[30, 4, *trains]).drop_duplicates("unit_id")
+    _write_for_phy(table, tmp_path)
+    labels = pd.read_table(tmp_path / "cluster_consensus.tsv", index_col="cluster_id")
+    analyzer.sorting.set_property("consensus", labels["consensus"].loc[analyzer.unit_ids].to_numpy(str))
     export_to_phy(
         analyzer,
         tmp_path / "phy",
         copy_binary=False,
         compute_pc_features=False,
         use_relative_path=True,
+        additional_properties=["consensus"],
         verbose=False,
     )
     model = load_model(tmp_path / "phy" / "params.py")
@@ -200,6 +231,7 @@ def test_any_sorters_units_open_in_phy(analyzed, tmp_path):
     ids = np.array([int(model.metadata["si_unit_id"][cluster]) for cluster in range(len(trains))])
     spikes = analyzer.sorting.to_spike_vector()
     assert np.array_equal(model.spike_samples, spikes["sample_index"])
+    assert [model.metadata["consensus"][k] for k in range(len(ids))] == [f"consensus {i}" for i in ids]
     assert np.array_equal(ids[model.spike_clusters], np.array(analyzer.unit_ids)[spikes["unit_index"]])
 
 

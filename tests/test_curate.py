@@ -22,17 +22,24 @@ import nwb_parts
 import pandas as pd
 import pytest
 import spikeinterface as si
+import test_preprocess
 from browser import browser, free_port, opened
 from exported_probe import CLOCK, N_SAMPLES, UNIT_IDS, built, session_of
 from hdmf_zarr.nwb import NWBZarrIO
 from one.alf.cache import make_parquet_db
 from one.api import One
-from powerpixels import alf, apply_curation, cli, curate, load_neural_data, manual_curation, nwb
-from powerpixels.documents import Part
+from powerpixels import alf, apply_curation, cli, curate, load_neural_data, manual_curation, motion, nwb
+from powerpixels.compress import compress_stream
+from powerpixels.documents import Part, PreprocessedUnit, StreamDocument
 from powerpixels.export import gather
+from powerpixels.motion import MotionDocument
 from powerpixels.nwb_edit import OF_ALF
+from powerpixels.preprocess import Settings, preprocess_probe
+from powerpixels.rawdata import locate
+from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
 from pynwb import NWBHDF5IO, validate
+from spikeinterface.core.motion import Motion
 
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
 SPLIT = np.arange(0, 30, 3)  # spikes of the split unit that go apart
@@ -404,7 +411,7 @@ def test_sessions_sorted_as_one_get_each_their_part(tmp_path):
         assert clusters["session_spikes"].tolist() == np.bincount(spikes["clusters"]).tolist()
 
 
-def test_what_is_wrong_is_said(curated, tmp_path, capsys):
+def test_what_is_wrong_is_said(curated, tmp_path, capsys, monkeypatch):
     session = publish(tmp_path)
     with pytest.raises(DataError, match="expected the curation of shank0 or shank2, found none"):
         apply_curation(session, "probe00")
@@ -412,9 +419,74 @@ def test_what_is_wrong_is_said(curated, tmp_path, capsys):
         manual_curation(session, "probe07")
     with pytest.raises(DataError, match="sorting units shank0, shank2, none was named"):
         manual_curation(session)
+    with monkeypatch.context() as patched, pytest.raises(DataError, match="for the desktop .* PyQt5"):
+        patched.setattr(curate, "find_spec", lambda name: None if "Q" in name or "Side" in name else name)
+        manual_curation(session, unit="shank0", mode="desktop")
     with pytest.raises(SystemExit) as exit_:
         cli.main(["apply-curation", str(tmp_path)])
     assert exit_.value.code == 65 and capsys.readouterr().err.startswith("ERROR: ")
+
+
+@pytest.fixture(scope="module")
+def preprocessed(tmp_path_factory):
+    """A probe's raw data, as JoinedProbe, its folder, and that of PREPROCESS; 60 thousand samples, 42 columns."""
+    folder = tmp_path_factory.mktemp("traces")
+    counts, channels = test_preprocess._signal(3), test_preprocess._channels()
+    joined = test_preprocess._document(folder / "raw", counts, channels, 42)
+    preprocess_probe(joined, folder / "raw", folder / "out", Settings(engine="spikeinterface"), jobs=1)
+    return joined, folder / "raw", folder / "out"
+
+
+@pytest.mark.parametrize("method", ["mtscomp", "zarr"])
+def test_traces_are_those_that_were_sorted(preprocessed, tmp_path, method):
+    """From the published copies, found by themselves; with the motion taken back where the sorter had it so."""
+    joined, raw, out = preprocessed
+    session = tmp_path / "results"
+    shutil.copytree(out, session / "qc" / "probe00", ignore=shutil.ignore_patterns("shank*"))
+    assert curate._traces(session, None, "probe00", "shank1") is None, "no copies yet"
+    document = joined.recordings[0]
+    stream = StreamDocument(session=document.session, stream=document.probe.ap)
+    (places,) = locate([document.probe.ap], raw)
+    compress_stream(stream, places, session / "raw_ephys_data", method, jobs=2, folder="probe00")
+
+    def compared(folder: Path, counts: int = 1) -> None:
+        sorted_ = load_preprocessed(folder)
+        shown = curate._traces(session, None, "probe00", "shank1")
+        # About a border of chunks.
+        part = {"start_frame": 25_000, "end_frame": 35_000}
+        difference = np.abs(shown.get_traces(**part).astype(int) - sorted_.get_traces(**part))
+        assert difference.max() <= counts and np.mean(difference > 0) < 0.03
+        # The GUI hands them to the analyzer, which checks channels, rate, length and type.
+        spikes = si.NumpySorting.from_unit_dict(
+            {3: np.arange(1000, 50_000, 1000)}, sorted_.sampling_frequency
+        )
+        analyzer = si.create_sorting_analyzer(spikes, sorted_, sparse=False)
+        analyzer._recording = None
+        analyzer.set_temporary_recording(shown)
+
+    compared(out / "shank1")
+    if method == "zarr":
+        return
+    drift = session / "qc" / "probe00" / "drift" / "shank1"
+    taken_back = Motion([np.array([[0.0], [12.0]])], [np.array([0.5, 1.5])], np.array([775.0]))
+    drift.mkdir(parents=True)
+    np.save(drift / "displacement_um.npy", taken_back.displacement[0])
+    np.save(drift / "temporal_bins_s.npy", taken_back.temporal_bins_s[0])
+    np.save(drift / "spatial_bins_um.npy", taken_back.spatial_bins_um)
+    said = {"probe": "probe00", "unit": "shank1", "status": "estimated", "message": "", "policy_text": ""}
+    said |= {"method": "", "version": "", "parameters": {}, "seed": 0, "n_channels": 20, "duration_s": 2.0}
+    said |= {"read_s": 2.0, "n_peaks": 9, "bin_s": 1.0, "n_temporal_bins": 2, "n_spatial_bins": 1}
+    said |= {"range_um": 12.0, "alignment": None}
+    MotionDocument(**said, policy="auto", corrected=False).save(drift / "motion.json")
+    compared(out / "shank1")
+    unit = PreprocessedUnit.load(out / "shank1" / "recording.json")
+    motion._write_corrected(out / "shank1", unit, taken_back, tmp_path / "corrected", jobs=1)
+    before, after = (
+        load_preprocessed(folder).get_traces() for folder in (out / "shank1", tmp_path / "corrected")
+    )
+    assert np.mean(before != after) > 0.3
+    MotionDocument(**said, policy="dredge", corrected=True).save(drift / "motion.json")
+    compared(tmp_path / "corrected", 2)
 
 
 def test_a_probe_whose_units_are_all_removed(tmp_path):

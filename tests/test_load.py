@@ -8,12 +8,15 @@ import subprocess
 import sys
 
 import numpy as np
+import nwb_parts
 import pandas as pd
 import pytest
-from exported_probe import CLOCK, LABELS, UNIT_IDS, built
-from powerpixels import alf, load_neural_data
-from powerpixels.export import gather
+import spikeinterface as si
+from exported_probe import CLOCK, EXTENSIONS, LABELS, RATE, UNIT_IDS, built
+from powerpixels import alf, load_neural_data, nwb
+from powerpixels.export import UnitFolders, gather
 from powerpixels.stage import DataError
+from pynwb import NWBHDF5IO
 
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
 
@@ -212,6 +215,47 @@ def test_what_is_wrong_is_said(session, tmp_path):
     original(tmp_path / "b" / "probe00", clusters=(0, 1, 2, 3, 4, 0))
     with pytest.raises(DataError, match="clusters 0 to 3, found 0 to 4"):
         load_neural_data(tmp_path / "b", "probe00")
+
+
+def test_a_unit_of_one_spike(tmp_path):
+    """From SORT's files through ALF and NWB to the loader: its waveform is that spike, without a spread."""
+    made = built()
+    whole = made.units[0]
+    unit = UnitFolders(tmp_path / "sorting", tmp_path / "analysis", whole.labels, whole.recording)
+    shutil.copytree(whole.sorting, unit.sorting)
+    shutil.copytree(whole.analysis, unit.analysis, ignore=shutil.ignore_patterns("analyzer.zarr"))
+    ids, samples = (np.load(unit.sorting / f"spike_{name}.npy") for name in ("unit_ids", "samples"))
+    first = np.flatnonzero(ids == 0)
+    keep = (ids == 7) | (np.arange(len(ids)) == first[4])
+    np.save(unit.sorting / "spike_unit_ids.npy", ids[keep])
+    np.save(unit.sorting / "spike_samples.npy", samples[keep])
+    sample = samples[first[4]]
+    analyzer = si.create_sorting_analyzer(
+        si.NumpySorting.from_samples_and_labels([samples[keep]], [ids[keep]], RATE),
+        made.recordings[2],
+        format="zarr",
+        folder=unit.analysis / "analyzer.zarr",
+        return_in_uV=True,
+    )
+    analyzer.compute(EXTENSIONS)
+    export = gather(made.document, made.preprocess, CLOCK, [unit, *made.units[1:]])
+    alf.write_alf(export, tmp_path / "001" / "alf" / "probe00")
+    path = nwb.write_nwb(export, nwb_parts.metadata(made.document.session, tmp_path), tmp_path, "hdf5")
+    spikes, clusters, channels = load_neural_data(tmp_path / "001", "probe00", "kilosort")
+    row = UNITS.index((2, 0))
+    assert row not in clusters["cluster_id"] and row not in spikes["clusters"]
+    spikes, clusters, channels = load_neural_data(tmp_path / "001", "probe00")
+    (k,) = np.flatnonzero(spikes["clusters"] == row)
+    expected = CLOCK.offset_s + CLOCK.slope * sample / RATE
+    assert spikes["samples"][k] == sample and spikes["times"][k] == pytest.approx(expected, abs=1e-6)
+    main = made.recordings[2].get_property("raw_column").tolist().index(clusters["raw_column"][row])
+    trace = made.recordings[2].get_traces(start_frame=sample - 30, end_frame=sample + 60)[:, main] * 1e-6
+    waveform = np.load(tmp_path / "001/alf/probe00/clusters.waveforms.npy")[row, :, 0]
+    assert waveform == pytest.approx(trace, abs=1e-9)
+    with NWBHDF5IO(str(path), "r") as io:
+        units = io.read().units.to_dataframe()
+    assert units.spike_times[row].tolist() == [spikes["times"][k]]
+    assert np.nanmax(units.waveform_sd[row]) == 0
 
 
 @pytest.mark.parametrize("tool", ["unitrefine", "kilosort"])

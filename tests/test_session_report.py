@@ -130,7 +130,11 @@ def test_what_it_says(html):
         ["unitrefine", "0", "0", "0", "6"],
         *([tool, "3", "2", "1", "0"] for tool in ("ibl", "consensus")),
     ]
-    assert tables["tools"][1] == ["kilosort, bombcell", "6", "6"]
+    confusion = "good, good: 3; mua, mua: 2; noise, noise: 1"
+    assert tables["tools"][1:] == [
+        [pair, "6", "3", "1.00", confusion]
+        for pair in ("kilosort, bombcell", "kilosort, ibl", "bombcell, ibl")
+    ]
     assert tables["shank"][1:] == [["0", "VISp6a", "150 to 390 µm"], ["0", "CA1", "0 to 140 µm"]]
     assert tables["parameter"][1:] == [["--drift", '"dredge"', '"auto"']]
     assert tables["package"][1:] == [["kilosort", "4.1.7"]]

@@ -120,7 +120,7 @@ def manual_curation(
     if find_spec("spikeinterface_gui") is None or not any(map(find_spec, needed)):
         raise DataError(
             "curation needs SpikeInterface's GUI"
-            + (f" ({INSTALL})" if mode == "web" else f" for the desktop ({INSTALL} PySide6 pyqtgraph)")
+            + (f" ({INSTALL})" if mode == "web" else f" for the desktop ({INSTALL} PyQt5 pyqtgraph)")
         )
     from spikeinterface_gui import run_mainwindow
 
@@ -140,7 +140,13 @@ def manual_curation(
 def _traces(
     results_path: Path, raw: Path | str | Sequence[Path | str] | None, probe: str, unit: str
 ) -> BaseRecording | None:
-    """The preprocessed traces, lazy, from raw or the published copies; None without either."""
+    """The traces that were sorted, lazy, from raw or the published copies; None without either.
+
+    As PREPROCESS made them, and with the motion taken back where that was done before sorting.
+    """
+    from spikeinterface.preprocessing import astype
+
+    from powerpixels.motion import MotionDocument, load_motion, moved_back
     from powerpixels.rebuild import find_record, load_preprocessed, published_copies
 
     if raw is None:
@@ -152,7 +158,11 @@ def _traces(
         if published_copies(record, results_path) is None:
             log.info("traces are not shown: the results have no compressed copies; --raw names the raw files")
             return None
-    return load_preprocessed(results_path, raw, probe, unit)
+    recording = load_preprocessed(results_path, raw, probe, unit)
+    drift = results_path / "qc" / probe / "drift" / ("" if unit == "probe" else unit)
+    if (drift / "motion.json").is_file() and MotionDocument.load(drift / "motion.json").corrected:
+        recording = astype(moved_back(recording, load_motion(drift)), "int16", round=True)
+    return recording
 
 
 def _shortcuts_without_network() -> None:

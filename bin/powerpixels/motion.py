@@ -381,6 +381,15 @@ def _alignment(peaks: Peaks, motion: Motion, bin_s: float) -> tuple[float, float
     return correlations[0], correlations[1]
 
 
+def moved_back(recording: BaseRecording, motion: Motion) -> BaseRecording:
+    """A sorting unit's recording with a motion taken back, lazy: float32 counts of the same channels."""
+    from spikeinterface.sortingcomponents.motion import interpolate_motion
+
+    return interpolate_motion(
+        recording, motion, border_mode="force_extrapolate", dtype="float32", **INTERPOLATION
+    )
+
+
 def _write_corrected(
     unit_folder: Path, unit: PreprocessedUnit, motion: Motion | None, out: Path, jobs: int
 ) -> None:
@@ -401,18 +410,11 @@ def _write_corrected(
         except OSError:
             shutil.copyfile(source, target)
         return
-    from spikeinterface.sortingcomponents.motion import interpolate_motion
     from threadpoolctl import threadpool_limits
 
     from powerpixels.recordings import load_preprocessed
 
-    moved = interpolate_motion(
-        load_preprocessed(unit_folder),
-        motion,
-        border_mode="force_extrapolate",
-        dtype="float32",
-        **INTERPOLATION,
-    )
+    moved = moved_back(load_preprocessed(unit_folder), motion)
     chunk = int(unit.sampling_rate_hz)
     limits = np.iinfo(np.int16)
 

@@ -109,7 +109,7 @@ def _totals(rows: list[dict]) -> str:
     return f'<div class="totals">{cells}</div>'
 
 
-def _agreement(agreement: Agreement | None) -> str:
+def _agreement(agreement: Agreement | None, heading: str = "h2") -> str:
     """The labelling tools pair by pair; nothing where no two of them judged a unit."""
     pairs = [pair for pair in agreement.pairs if pair.n] if agreement else []
     if not pairs:
@@ -131,7 +131,7 @@ def _agreement(agreement: Agreement | None) -> str:
             ]
         )
     heads = ["tools", "judged by both", "good by both", "kappa of good", "first says, second says: units"]
-    return "<h2>Agreement of the labels</h2>" + _table(heads, body)
+    return f"<{heading}>Agreement of the labels</{heading}>" + _table(heads, body)
 
 
 def _clocks(residuals: Sequence[SyncResiduals]) -> str:

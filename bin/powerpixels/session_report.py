@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from powerpixels import report
+from powerpixels.agreement import agreement
 from powerpixels.documents import Inventory, ProbeSummary
 from powerpixels.fault_codes import CODES
 from powerpixels.stage import DataError, read_json
@@ -261,23 +262,15 @@ def _draw_scatter(alf: Path, units: pd.DataFrame) -> Figure:
 
 
 def _yield(units: pd.DataFrame) -> str:
-    """How many units each tool gives each label, and on how many two tools agree."""
+    """How many units each tool gives each label, and how far two tools agree."""
     words = [word for word in LOOKS if any((units[column] == word).any() for column in TOOLS.values())]
     body = [
         [("name", tool), *(("number", int((units[column] == word).sum())) for word in words)]
         for tool, column in TOOLS.items()
     ]
     parts = ["<h3>Units by label and tool</h3>", report._table(["tool", *words], body)]
-    tools, body = [tool for tool in TOOLS if tool != "consensus"], []
-    for k, first in enumerate(tools):
-        for second in tools[k + 1 :]:
-            pair = units[[TOOLS[first], TOOLS[second]]]
-            pair = pair[(pair != "unjudged").all(axis=1)] == "good"
-            if len(pair):
-                same = int((pair.iloc[:, 0] == pair.iloc[:, 1]).sum())
-                body.append([("name", f"{first}, {second}"), ("number", len(pair)), ("number", same)])
-    if body:
-        parts.append(report._table(["tools", "judged by both", "agree whether it is good"], body))
+    judged = {tool: units[column].tolist() for tool, column in TOOLS.items()}
+    parts.append(report._agreement(agreement(judged), heading="h3"))
     return "\n".join(parts)
 
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import test_unitrefine
 from alignment_tool import AlignmentTool
 from browser import browser, check_page
 from driver import ENGINES, ROOT, Launcher, Run
@@ -580,12 +581,31 @@ def test_a_label_parameter_leaves_the_sorting(finished, launcher, session, tmp_p
     place.write_text(json.dumps([row | failure | {"subject": "other", "session": "2026-01-01_001"}]))
     thresholds = tmp_path / "bombcell.json"
     thresholds.write_text(json.dumps({"minSNR": 1000.0}))
-    changed = launcher.run("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
+    # UnitRefine's models too, where there is what to train them on.
+    models, given = tmp_path / "models of mine" / "models", []
+    if test_unitrefine.DATASET.exists():
+        curated = test_unitrefine.judged(test_unitrefine.recordings())
+        test_unitrefine.trained(curated, "none", models.parent, trees=5)
+        given = ["--unitrefine_models", models]
+    arguments = ("-resume", "--input", session / "samplesheet.csv", "--bombcell_params", thresholds)
+    changed = launcher.run(*arguments, *given)
     assert changed.status == 0, changed.output
     stages = {row["stage"] for row in changed.tasks("COMPLETED")}
     assert "LABEL" in stages and stages <= {"LABEL", "EXPORT", "NWB", "REPORT", "MANIFEST", "SESSION_REPORT"}
     labels = np.load(alf_folder(changed, "probe00") / "clusters.bombcellLabels.npy")
     assert not (labels == 1).any(), "no unit reaches the threshold set"
+    provenance = json.loads((changed.results / SESSION / "qc/probe00/labels/shank0.json").read_text())
+    assert provenance["bombcell"]["parameters"]["minSNR"] == 1000
+    if given:
+        judged = np.load(alf_folder(changed, "probe00") / "clusters.unitrefineLabels.npy")
+        assert set(judged.tolist()) <= {0, 1, 2} and (judged > 0).mean() > 0.5
+        pinned = json.loads((models / "models.json").read_text())["models"]
+        assert provenance["unitrefine"]["models"] == pinned
+        stated = Manifest.load(changed.results / SESSION / "qc" / "probe00" / "manifest.json").parameters
+        assert stated["unitrefine_models"] == {
+            "name": "models",
+            "sha256": hashlib.sha256((models / "models.json").read_bytes()).hexdigest(),
+        }
     with open(changed.results / "summary.csv", newline="") as file:
         rows = [(row["subject"], row["probe"], row["status"]) for row in csv.DictReader(file)]
     assert rows == [("other", "probe00", "failed"), *(("sim01", probe, "done") for probe in PROBES)]
