@@ -66,8 +66,8 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     main channels'.
 
     Only where the motion was estimated: drift.times (t,) float64 s, reference clock; drift.um (t, d) float64
-    µm, how far the tissue had moved up along the shank; drift_depths.um (d,) float64 µm. Where the probe
-    was sorted by shanks of which there are several, each file has the shank's name: drift.times.shank0.
+    µm, how far the tissue had moved up along the shank; drift_depths.um (d,) float64 µm. Of a probe of
+    several shanks each file has the shank's name: drift.times.shank0.
 
     _powerpixels_clock.fit.json: the clock that each file of times or samples is on (``PublishedClock``).
 
@@ -179,7 +179,7 @@ def _drift(export: ProbeExport) -> dict[str, np.ndarray]:
     """The files of the motion by name, with the unit's where the probe may have others."""
     arrays = {}
     for unit, motion in export.motions.items():
-        part = "" if len(export.units) == 1 else f".{unit}"
+        part = "" if export.units == [unit] else f".{unit}"
         arrays[f"drift.times{part}"] = motion.times
         arrays[f"drift.um{part}"] = motion.um
         arrays[f"drift_depths.um{part}"] = motion.depths
