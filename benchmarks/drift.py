@@ -31,7 +31,7 @@ def measure(unit: Path, jobs: int) -> None:
     from powerpixels.motion import estimate_drift
 
     begin = time.perf_counter()
-    document, _ = estimate_drift(unit, unit / "drift", jobs=jobs)
+    ((_, document, _),) = estimate_drift(unit, unit / "drift", jobs=jobs)
     wall_s, cores_s = time.perf_counter() - begin, sum(os.times()[:4])
     own, others = (
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

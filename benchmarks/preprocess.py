@@ -3,14 +3,15 @@
 
     .venv/bin/python benchmarks/preprocess.py [SECONDS] [ROUNDS] [MINUTES]
 
-A generated recording of a 1.0 probe (384 channels) of SECONDS, with a tone that a notch takes out, and with
-muting on, goes through both engines with all cores, in turns, each run in a process of its own. Times are
+Generated recordings of SECONDS of a 1.0 probe, and of a 2.0 probe of four shanks (384 channels each), with a
+tone that a notch takes out, and with muting on, go through both engines with all cores, in turns, each run in
+a process of its own; how many values of the traces differ is counted. Times are
 wall clock, the median of the rounds: of the pass from raw file to traces.bin, and of finding bad channels and
 the tone before it, which takes as long for any long recording; in
 brackets seconds of all cores, which tell more where others use the machine too. A pass holds what is done
 once (the fast one's plan of the medians, code that is loaded): 2 s of one core. Beside them the machine's
-limits: copying the file, and the transforms alone. Then the fast engine on 1 minute and on MINUTES: speed,
-and the peak of memory, which must not grow. Files lie in TMPDIR and are removed.
+limits: copying the file, and the transforms alone. Then the fast engine on 1 minute and on MINUTES (0: on
+neither): speed, and the peak of memory, which must not grow. Files lie in TMPDIR and are removed.
 """
 
 from __future__ import annotations
@@ -36,12 +37,22 @@ RATE = 30_000
 N_CHANNELS = 384
 GAIN_UV = 2.34375
 TONE_HZ = 8_900
-REFERENCES = ("local", "global", "destripe", "none")
+# Probes and references that are measured.
+ROWS = (
+    ("NP1000", "local"),
+    ("NP1000", "global"),
+    ("NP1000", "destripe"),
+    ("NP1000", "none"),
+    ("NP2013", "local"),
+)
 ENGINES = ("spikeinterface", "fast")
 
 
-def write_recording(folder: Path, n_seconds: int) -> None:
-    """A raw file and its document: waves, noise that channels share, and noise of their own."""
+def write_recording(folder: Path, n_seconds: int, part_number: str = "NP1000") -> None:
+    """A raw file and its document: waves, noise that channels share, and noise of their own.
+
+    part_number: NP1000 has one shank, NP2013 four.
+    """
     from powerpixels.documents import (
         Channel,
         JoinedProbe,
@@ -55,7 +66,7 @@ def write_recording(folder: Path, n_seconds: int) -> None:
     from probe_geometries import geometry
     from scipy.signal import butter, sosfilt
 
-    probe = geometry("NP1000", N_CHANNELS)
+    probe = geometry(part_number, N_CHANNELS)
     rng = np.random.default_rng(1)
     n_written = 0
     sos = butter(2, 8_000, fs=RATE, output="sos")
@@ -78,7 +89,7 @@ def write_recording(folder: Path, n_seconds: int) -> None:
             raw_column=k,
             channel_id=f"AP{k}",
             contact_id=f"e{k}",
-            shank=0,
+            shank=int(probe.shank[k]),
             x_um=float(probe.locations_um[k, 0]),
             y_um=float(probe.locations_um[k, 1]),
             inter_sample_shift=float(probe.shifts[k]),
@@ -102,7 +113,13 @@ def write_recording(folder: Path, n_seconds: int) -> None:
         subject="s", session="1", acquisition="spikeglx", acquisition_version=None, start_time=None
     )
     described = Probe(
-        name="probe00", part_number="NP1000", serial_number=None, model=None, shanks=[0], ap=stream, lf=None
+        name="probe00",
+        part_number=part_number,
+        serial_number=None,
+        model=None,
+        shanks=np.unique(probe.shank).tolist(),
+        ap=stream,
+        lf=None,
     )
     joined = JoinedProbe(recordings=[ProbeDocument(session=session, probe=described)])
     joined.save(folder / "probe.json")
@@ -147,27 +164,47 @@ def measure(folder: Path, out: Path, engine: str, reference: str, jobs: int) -> 
 
 
 def run(folder: Path, engine: str, reference: str, jobs: int) -> dict:
-    """One run in a process of its own."""
-    out = folder / "out"
+    """One run in a process of its own, into out_<engine>."""
+    out = folder / f"out_{engine}"
+    shutil.rmtree(out, ignore_errors=True)
     done = subprocess.run(
         [sys.executable, __file__, "measure", folder, out, engine, reference, str(jobs)],
         check=True,
         stdout=subprocess.PIPE,
     )
-    shutil.rmtree(out)
     return json.loads(done.stdout)
 
 
-def limits(folder: Path, jobs: int, n_seconds: int) -> dict[str, float]:
-    """Seconds for copying the raw file through memory, and for one thread's worth of transforms in each."""
+def differing(folder: Path) -> str:
+    """How the traces that the engines' last runs wrote differ: values, and the largest difference."""
+    n_values = n_other = largest = 0
+    for path in sorted((folder / "out_fast").glob("*/traces.bin")):
+        files = [folder / f"out_{engine}" / path.parent.name / path.name for engine in ENGINES]
+        one, other = (np.memmap(file, "<i2", "r") for file in files)
+        for first in range(0, one.size, 2**24):
+            difference = np.abs(one[first : first + 2**24].astype(np.int32) - other[first : first + 2**24])
+            n_values += difference.size
+            n_other += np.count_nonzero(difference)
+            largest = max(largest, int(difference.max()))
+    return f"{n_other} of {n_values} values differ ({n_other / n_values:.3%}), by {largest} at most"
+
+
+def limits(folder: Path, jobs: int, n_seconds: int) -> dict[str, tuple[float, float]]:
+    """What copying the raw file through memory takes, and the pass's transforms alone, in all threads.
+
+    Seconds by the clock, and of all cores.
+    """
     from powerpixels.kernels import FFT_SAMPLES, PAIRS
     from scipy import fft
 
-    start = time.perf_counter()
+    def now() -> np.ndarray:
+        return np.array([time.perf_counter(), sum(os.times()[:2])])
+
+    start = now()
     with open(folder / "t0.bin", "rb") as raw, open(folder / "copy.bin", "wb") as copy:
         while block := raw.read(2**25):
             copy.write(block)
-    copying = time.perf_counter() - start
+    copying = now() - start
     (folder / "copy.bin").unlink()
 
     def transform(_: int) -> None:
@@ -176,10 +213,10 @@ def limits(folder: Path, jobs: int, n_seconds: int) -> dict[str, float]:
             values = fft.fft(values, axis=1, overwrite_x=True, workers=1)
             values = fft.ifft(values, axis=1, overwrite_x=True, workers=1)
 
-    start = time.perf_counter()
+    start = now()
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(transform, range(n_seconds)))
-    return {"copying the file": copying, "the transforms alone": time.perf_counter() - start}
+    return {"copying the file": tuple(copying), "the transforms alone": tuple(now() - start)}
 
 
 def shown(seconds: float, n_seconds: int) -> str:
@@ -207,9 +244,12 @@ def main() -> None:
     jobs = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_recording(folder, n_seconds)
         print(f"{jobs} cores, {N_CHANNELS} channels, {n_seconds} s, {n_rounds} rounds", flush=True)
-        for reference in REFERENCES:
+        written = None
+        for part_number, reference in ROWS:
+            if part_number != written:
+                write_recording(folder, n_seconds, part_number)
+                written = part_number
             rounds = [
                 {engine: run(folder, engine, reference, jobs) for engine in ENGINES} for _ in range(n_rounds)
             ]
@@ -217,17 +257,18 @@ def main() -> None:
                 median = {
                     key: statistics.median(one[engine][key] for one in rounds) for key in rounds[0][engine]
                 }
-                print(f"{reference:9s} {engine:15s} {described(median, n_seconds)}")
+                print(f"{part_number} {reference:9s} {engine:15s} {described(median, n_seconds)}")
             for key, what in (("pass", "wall clock"), ("pass_cores", "seconds of all cores")):
                 ratios = [one["spikeinterface"][key] / one["fast"][key] for one in rounds]
                 print(
-                    f"{'':9s} ratio of the pass, {what}: {statistics.median(ratios):.1f} "
+                    f"{'':16s} ratio of the pass, {what}: {statistics.median(ratios):.1f} "
                     f"({min(ratios):.1f} to {max(ratios):.1f})",
                     flush=True,
                 )
-        for what, seconds in limits(folder, jobs, n_seconds).items():
-            print(f"{what:25s} {shown(seconds, n_seconds)}", flush=True)
-        for minutes in (1, n_minutes):
+            print(f"{'':16s} {differing(folder)}", flush=True)
+        for what, (seconds, cores) in limits(folder, jobs, n_seconds).items():
+            print(f"{what:22s} {shown(seconds, n_seconds)} ({cores:.1f} s)", flush=True)
+        for minutes in (1, n_minutes) if n_minutes else ():
             write_recording(folder, 60 * minutes)
             for reference in ("local", "destripe"):
                 found = run(folder, "fast", reference, jobs)

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from powerpixels.motion import estimate_drift
     from powerpixels.motion_figures import draw
 
-    _, peaks = estimate_drift(
+    estimates = estimate_drift(
         arguments.unit_dir,
         arguments.out,
         policy=arguments.drift,
@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
         jobs=arguments.jobs,
         seed=arguments.seed,
     )
-    draw(arguments.out, peaks)
+    for folder, _, peaks in estimates:
+        draw(folder, peaks)
     write_versions(Path("versions.json"), "spikeinterface", "torch", "numba", "scipy", "numpy", "matplotlib")
 
 

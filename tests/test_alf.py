@@ -31,7 +31,7 @@ from one.alf.io import load_object
 from powerpixels import alf
 from powerpixels.brain import BrainLocation
 from powerpixels.documents import Part
-from powerpixels.export import UnitMotion, gather
+from powerpixels.export import UnitMotion, _motions, gather
 
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = [(shank, unit_id) for shank in (0, 2) for unit_id in UNIT_IDS[shank]]
@@ -365,6 +365,17 @@ def test_motion_and_muted_stretches_of_a_session(made, tmp_path):
     assert spikes["muted"].dtype == bool and 0 < expected.sum() < len(samples)
     assert np.array_equal(spikes["muted"], expected)
     assert f"{expected.sum()} of {len(samples)} spikes lie in stretches that were muted" in export.notes
+
+    # Of a probe that was sorted as one unit each shank has its own.
+    (tmp_path / "probe").mkdir()
+    for shank in (0, 2):
+        motion_of(tmp_path / "probe" / f"shank{shank}", "probe", shank=shank)
+    whole = preprocess.model_copy(update={"units": ["probe"]})
+    found = _motions(whole, parts[1], document.probe.ap, CLOCK, [tmp_path / "probe"])
+    assert list(found) == ["shank0", "shank2"]
+    names = alf._drift(replace(export, units=["probe"], motions=found))
+    of_shanks = {"drift/shank0/drift.times", "drift/shank2/drift.um", "drift/shank2/drift_depths.um"}
+    assert of_shanks <= names.keys()
 
     # Only one of three shanks has a motion; the bins at 2.5, 3.5 and 4.5 s of 5 are this session's.
     (of_shank,) = (tmp_path / "alf" / "drift").iterdir()

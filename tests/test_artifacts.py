@@ -150,6 +150,20 @@ def test_saturation_agrees_with_ibl():
     assert {i.start for i in found.intervals if i.kind == "saturation"} <= set(starts)
 
 
+def test_jumps_are_ibls():
+    """Steps below and above 300 µV within a sample, IBL's default, on few and many channels; level left out."""
+    voltage = pytest.importorskip("ibldsp.voltage")
+    rows, rng = recording(1.0, seed=7), np.random.default_rng(8)
+    for k, start in enumerate(range(1000, 29_000, 1000)):
+        channels = rng.permutation(COLUMNS)[: (6, 12, 30)[k % 3]]
+        rows[start : start + 400, channels] += rng.choice([-1, 1]) * (107, 149)[k % 2]  # 250 and 350 µV
+    volts = rows[:, COLUMNS].T * GAIN * 1e-6
+    theirs, _ = voltage.saturation(volts, 1.0, fs=RATE)
+    # Theirs is the sample before the step, ours the first behind it; each step goes back after 400 samples.
+    ours = [i.start for i in intervals([scan(rows, 0, 0, detector(4096))]) if i.kind == "artifact"]
+    assert ours == (np.flatnonzero(theirs) + 1).tolist() and len(ours) > 10
+
+
 def test_merging_keeps_kinds_apart():
     given = [
         Interval(500, 600, "saturation", 9),

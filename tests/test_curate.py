@@ -480,7 +480,8 @@ def test_traces_are_those_that_were_sorted(preprocessed, tmp_path, method):
     MotionDocument(**said, policy="auto", corrected=False).save(drift / "motion.json")
     compared(out / "shank1")
     unit = PreprocessedUnit.load(out / "shank1" / "recording.json")
-    motion._write_corrected(out / "shank1", unit, taken_back, tmp_path / "corrected", jobs=1)
+    everywhere = list(range(len(unit.channels)))
+    motion._write_corrected(out / "shank1", unit, [(everywhere, taken_back)], tmp_path / "corrected", jobs=1)
     before, after = (
         load_preprocessed(folder).get_traces() for folder in (out / "shank1", tmp_path / "corrected")
     )

@@ -64,3 +64,11 @@ def test_the_summary_says_whether_traces_were_corrected_before_sorting(tmp_path)
     assert _drift(units, motions) == (
         f"shank0: {own}; corrected: 9.0 µm up and down; shank1: {own}; not corrected: {skipped}; shank2: {own}"
     )
+    # Of a unit of several shanks, of each.
+    told = {"policy": "dredge", "message": "2.0 µm"}
+    (tmp_path / "probe").mkdir()
+    motion_of(tmp_path / "probe" / "shank0", "probe", shank=0, corrected=True, **told)
+    motion_of(tmp_path / "probe" / "shank2", "probe", shank=2, **told)
+    assert _drift([unit("probe", 96, "dredge")], [tmp_path / "probe"]) == (
+        f"probe: {own}; shank 0 corrected: 2.0 µm; shank 2 not corrected: 2.0 µm"
+    )

@@ -423,6 +423,37 @@ def test_notches_and_mutes_are_the_same_in_both_engines(humming, reference):
         assert np.abs(2 * phase @ middle / len(middle)).max() < 0.3
 
 
+def test_notches_and_mutes_of_several_shanks(tmp_path):
+    """A tone in all channels and one on one shank of four; what is muted is muted on all."""
+    four = geometry("NP2013", 96)
+    kept = np.concatenate([np.flatnonzero(four.shank == k)[:14] for k in range(4)])
+    probe = Geometry(four.locations_um[kept], four.shifts[kept], four.shank[kept])
+    tones = ((8_900.0, 6.0, slice(None)), (4_321.0, 15.0, np.flatnonzero(probe.shank == 2)))
+    joined = written(
+        tmp_path,
+        probe,
+        40_000,
+        15,
+        RAW_GAIN["NP2"],
+        tones=tones,
+        saturated=((26_000, 26_900),),
+        limit_counts=512,
+    )
+    pairs = both(joined, tmp_path, reference="global")
+    record = Preprocess.load(tmp_path / "fast_global" / "preprocess.json")
+    steps = {step["step"]: step for step in record.steps}
+    found = {round(n["frequency_hz"]): n["raw_columns"] for n in steps["notch_filter"]["notches"]}
+    assert {*found} == {4_321, 8_900} and len(found[8_900]) == 56
+    assert {probe.shank[column - 1] for column in found[4_321]} == {2}
+    assert np.load(tmp_path / "fast_global" / "muted.npy").tolist() == [[0, 26_000, 26_900]]
+    for k, (fast, stock) in enumerate(pairs):
+        difference = np.abs(fast - stock)
+        assert difference.max() <= 1 and np.mean(difference > 0) < 0.02
+        assert not fast[26_000:26_900].any() and fast[25_000:25_960].any(axis=1).all()
+        again = rebuilt(joined, tmp_path, tmp_path / "fast_global", f"shank{k}")
+        assert np.abs(again - fast).max() <= 1 and np.mean(again != fast) < 0.03
+
+
 def test_without_notches_and_mutes_nothing_is_touched(humming, tmp_path):
     joined, folder = humming
     off = Settings(notch="off", mute="none", reference="none")

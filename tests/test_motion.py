@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from powerpixels import motion as drift_motion
 from powerpixels.documents import PreprocessedUnit
-from powerpixels.motion import MotionDocument, estimate_drift, load_motion
+from powerpixels.motion import MotionDocument, estimate_drift, load_motion, motions_taken_back, moved_back
 from powerpixels.motion_figures import draw
 from powerpixels.recordings import load_preprocessed
 from powerpixels.stage import DataError
@@ -96,7 +96,7 @@ def test_motion_that_differs_along_the_shank_is_found(long_shank):
 
 def test_steps_are_found_on_a_short_shank(short_shank, tmp_path):
     folder, (_, _, _, displacements, y_um) = short_shank
-    document, peaks = estimate_drift(folder / "shank0", tmp_path, jobs=1)
+    ((_, document, peaks),) = estimate_drift(folder / "shank0", tmp_path, jobs=1)
     assert (document.status, document.corrected, document.n_spatial_bins) == ("estimated", False, 1)
     assert "24 channels" in document.policy_text
     assert np.ptp(displacements) == pytest.approx(20)
@@ -111,7 +111,7 @@ def test_steps_are_found_on_a_short_shank(short_shank, tmp_path):
 def test_no_motion_is_invented(short_shank, tmp_path):
     _, (static, *_) = short_shank
     write_unit(tmp_path / "shank0", static.get_traces(), neuropixels_columns(24))
-    document, _ = estimate_drift(tmp_path / "shank0", tmp_path / "drift", jobs=1)
+    ((_, document, _),) = estimate_drift(tmp_path / "shank0", tmp_path / "drift", jobs=1)
     assert document.status == "estimated"
     assert document.range_um < 2
 
@@ -179,6 +179,45 @@ def test_same_bytes_whatever_the_number_of_processes(long_shank):
     assert str(folder) not in (folder / "again" / "motion.json").read_text()
 
 
+def test_shanks_of_one_unit_move_each_by_itself(short_shank, tmp_path):
+    """Sorted as one probe: the second shank is the first upside down, so moves against it; a third is too small."""
+    _, (_, drifting, _, displacements, y_um) = short_shank
+    column, traces_uv = neuropixels_columns(24), drifting.get_traces()
+    upside_down = np.arange(24).reshape(12, 2)[::-1].ravel()
+    shanks = np.repeat([0, 1, 3], [24, 24, 3])
+    places = np.concatenate([column, column, column[:3]]) + np.outer(shanks, [250.0, 0.0])
+    # The file's columns go from shank to shank.
+    order = np.random.default_rng(1).permutation(len(shanks))
+    together = np.concatenate([traces_uv, traces_uv[:, upside_down], traces_uv[:, :3]], axis=1)[:, order]
+    write_unit(tmp_path / "traces", together, places[order], "probe", shanks[order])
+    estimates = estimate_drift(tmp_path / "traces", tmp_path / "drift", "dredge", tmp_path / "out")
+    assert [one.folder.name for one in estimates] == ["shank0", "shank1", "shank3"]
+    documents = [one.document for one in estimates]
+    assert [(one.unit, one.shank, one.n_channels) for one in documents] == [
+        ("probe", 0, 24), ("probe", 1, 24), ("probe", 3, 3),
+    ]  # fmt: skip
+    assert [one.corrected for one in documents] == [True, True, False]
+    assert documents[2].status == "skipped" and "3 channels, at least 16" in documents[2].message
+    assert np.median(np.abs(_errors_um(estimates[0].folder, displacements, y_um))) < 1
+    mirrored_um = column[:, 1].max() - y_um
+    assert np.median(np.abs(_errors_um(estimates[1].folder, -displacements, mirrored_um))) < 1
+    # Each moved back by its own, the third left as it is.
+    before, after = (
+        np.fromfile(tmp_path / name / TRACES, "<i2")
+        .reshape(-1, len(shanks))[:, np.argsort(order)]
+        .astype(int)
+        for name in ("traces", "out")
+    )
+    assert np.array_equal(before[:, 48:], after[:, 48:]) and not np.array_equal(before, after)
+    # As curation shows them, from what DRIFT published.
+    motions = motions_taken_back(tmp_path / "drift", shanks[order])
+    shown = moved_back(load_preprocessed(tmp_path / "traces"), motions).get_traces()
+    assert np.array_equal(np.rint(shown)[:, np.argsort(order)], after)
+    mirrored = after[:, 24:48][:, upside_down]
+    # Which of a pair of rows is the upper one makes a difference to the estimates, a small one.
+    assert np.corrcoef(after[:, :24].ravel(), mirrored.ravel())[0, 1] > 0.99
+
+
 def test_a_long_recording_is_read_in_part(short_shank, tmp_path, monkeypatch):
     """Bounds far below those of a real run: half of the time read, a fraction of the peaks kept."""
     folder, (_, _, _, displacements, y_um) = short_shank
@@ -186,7 +225,7 @@ def test_a_long_recording_is_read_in_part(short_shank, tmp_path, monkeypatch):
     monkeypatch.setattr(drift_motion, "MAX_READ_S", 12.0)
     monkeypatch.setattr(drift_motion, "MAX_PEAKS", 320)
     monkeypatch.setattr(drift_motion, "BATCH_BINS", 5)
-    document, _ = estimate_drift(folder / "shank0", tmp_path, jobs=1)
+    ((_, document, _),) = estimate_drift(folder / "shank0", tmp_path, jobs=1)
     assert document.read_s == pytest.approx(12, abs=0.01)
     assert document.bin_s == 1.5 and document.n_temporal_bins == 16
     assert 200 < document.n_peaks <= 320
@@ -232,7 +271,9 @@ def _noise_unit(folder: Path, n_channels: int, n_samples: int, pitch_um: float =
 )
 def test_what_cannot_be_registered_is_skipped(tmp_path, n_channels, n_samples, pitch_um, reason):
     unit = _noise_unit(tmp_path / "shank0", n_channels, n_samples, pitch_um)
-    document, peaks = estimate_drift(unit, tmp_path / "drift", "dredge", tmp_path / "corrected", jobs=1)
+    ((_, document, peaks),) = estimate_drift(
+        unit, tmp_path / "drift", "dredge", tmp_path / "corrected", jobs=1
+    )
     assert document.status == "skipped" and reason in document.message
     assert not document.corrected and peaks is None
     # The sorter gets the traces as they were, and no file says otherwise.

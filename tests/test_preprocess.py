@@ -434,11 +434,25 @@ def test_nothing_runs_over_a_gap(tmp_path, engine, reference):
             assert np.mean(together != apart) < 1e-3
 
 
-def test_files_without_a_gap_are_one_recording(raw, engine, local, tmp_path):
+def test_files_without_a_gap_are_one_recording(raw, engine, local, tmp_path, caplog):
+    caplog.set_level("INFO", "powerpixels")
     pieces = ((FIRST, 1000), (SECOND, 1000 + FIRST))
     joined = _document(tmp_path, _signal(3), _channels(), COLUMNS, pieces)
     _run(joined, tmp_path, tmp_path / "out", Settings(engine=engine))
     assert _bytes(tmp_path / "out") == _bytes(local)
+    written = [message for message in caplog.messages if message.startswith("written ")]
+    assert len(written) >= 3 and written[-1] == "written 100 % (2 s of the recording)"
+
+
+def test_the_seed_decides_what_is_looked_at(raw, local, tmp_path):
+    """Other chunks and windows give other evidence, here for the same decisions."""
+    first = Preprocess.load(local / "preprocess.json")
+    other = preprocess_probe(*raw, tmp_path, Settings(engine=first.steps[1]["engine"], seed=43))
+    assert _labels(first) == _labels(other)
+    similarities = [[own.similarity for own in one.labels] for one in (first, other)]
+    assert np.count_nonzero(np.diff(similarities, axis=0)) > len(first.labels) / 2
+    seeds = [[step["seed"] for step in one.steps if "seed" in step] for one in (first, other)]
+    assert seeds == [[42, 42], [43, 43]]
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
@@ -658,13 +672,15 @@ def test_simulated_session(session_small, tmp_path):
         subprocess.run(
             [sys.executable, ROOT / "bin" / "pp_preprocess.py", "--probe", f"{name}.json"]
             + ["--raw-dir", session_small / "raw", "--out", name, "--jobs", "2", "--reference", "global"]
-            + ["--preprocessing", {"probe00": "fast", "probe01": "spikeinterface"}[name]],
+            + ["--preprocessing", {"probe00": "fast", "probe01": "spikeinterface"}[name], "--seed", "7"],
             cwd=tmp_path,
             check=True,
             capture_output=True,
         )
         document = Preprocess.load(tmp_path / name / "preprocess.json")
         assert document.steps[1]["engine"] == {"probe00": "fast", "probe01": "spikeinterface"}[name]
+        assert {step["seed"] for step in document.steps if "seed" in step} == {7}
+        assert document.steps[1]["versions"]["powerpixels"] == powerpixels.__version__
         planted = {channel.raw_column: channel.label for channel in truth.probe(name).channels}
         assert {label.raw_column: label.label for label in document.labels} == planted
     assert {"numpy", "python", "spikeinterface"} <= json.loads(

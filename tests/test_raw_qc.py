@@ -209,12 +209,14 @@ def test_reference_clock_is_applied(np1, tmp_path):
     fit |= {key: 1.0 for key in required if key not in fit and required[key].annotation is float}
     fit |= {key: 1 for key in required if key not in fit and required[key].annotation is int}
     fit = {key: value for key, value in fit.items() if key in required}
-    qc = raw_qc(np1["document"], np1["folder"], tmp_path, fit=ClockFit(**fit))
+    qc = raw_qc(np1["document"], np1["folder"], tmp_path, fit=ClockFit(**fit), lfp=True)
     assert qc.clock == "nidq"
     for name in ("TimeRmsAP.timestamps", "TimeRmsLF.timestamps"):
         np.testing.assert_allclose(array(tmp_path, name), 5 + 1.001 * array(np1["out"], name), atol=1e-9)
     np.testing.assert_array_equal(array(tmp_path, "TimeRmsAP.rms"), array(np1["out"], "TimeRmsAP.rms"))
-    assert not (tmp_path / "lfp.zarr").exists()
+    lfp, own = (zarr.open_group(str(out / "lfp.zarr"), mode="r") for out in (tmp_path, np1["out"]))
+    assert lfp.attrs["clock"] == "nidq"
+    np.testing.assert_allclose(lfp["timestamps"][:], 5 + 1.001 * own["timestamps"][:], rtol=0, atol=1e-9)
 
 
 def test_planted_events_are_found_and_no_others(np1):
@@ -415,11 +417,17 @@ def without_limit(document: ProbeDocument) -> ProbeDocument:
     return document.model_copy(update={"probe": document.probe.model_copy(update={"ap": ap})})
 
 
-def test_an_unknown_limit_is_found_in_the_data(np1, tmp_path):
+def test_an_unknown_limit_is_found_in_the_data(np1, tmp_path, caplog):
+    caplog.set_level("INFO", "powerpixels")
     document = without_limit(np1["document"])
     qc = raw_qc(document, np1["folder"], tmp_path)
     assert (qc.limit_counts, qc.limit_source, qc.n_saturated) == (511, "data", 1)
     assert qc.channels[3].ap_saturated == pytest.approx(np1["qc"].channels[3].ap_saturated, rel=0.05)
+    # How far it is, of either stream.
+    for name, n in (("imec0.ap", 369_000), ("imec0.lf", 30_750)):
+        said = [message for message in caplog.messages if message.startswith(f"{name}: ")]
+        assert len(said) >= 4 and said[-1] == f"{name}: 100 % of {n} samples looked at"
+    assert not (tmp_path / "lfp.zarr").exists()
     # Without a limit in the data nothing is said of it.
     assert qc.channels[3].lf_saturated is None
 

@@ -68,9 +68,9 @@ def write_alf(export: ProbeExport, folder: Path) -> None:
     main channels'.
 
     Only where the motion was estimated: drift.times (t,) float64 s, reference clock; drift.um (t, d) float64
-    µm, how far the tissue had moved up along the shank; drift_depths.um (d,) float64 µm. Where the probe was
-    sorted by shanks of which there are several, each shank's are a collection of their own, drift/shank0: an
-    object has one of each attribute.
+    µm, how far the tissue had moved up along the shank; drift_depths.um (d,) float64 µm. Of a probe of
+    several shanks each shank's are a collection of their own, drift/shank0: an object has one of each
+    attribute.
 
     _powerpixels_clock.fit.json: the clock that each file of times or samples is on (``PublishedClock``).
 
@@ -183,7 +183,7 @@ def _drift(export: ProbeExport) -> dict[str, np.ndarray]:
     """The files of the motion by path, in a folder of the unit where the probe may have others."""
     arrays = {}
     for unit, motion in export.motions.items():
-        collection = "" if len(export.units) == 1 else f"{DRIFT}/{unit}/"
+        collection = "" if export.units == [unit] else f"{DRIFT}/{unit}/"
         arrays[f"{collection}drift.times"] = motion.times
         arrays[f"{collection}drift.um"] = motion.um
         arrays[f"{collection}drift_depths.um"] = motion.depths

@@ -146,7 +146,7 @@ def _traces(
     """
     from spikeinterface.preprocessing import astype
 
-    from powerpixels.motion import MotionDocument, load_motion, moved_back
+    from powerpixels.motion import motions_taken_back, moved_back
     from powerpixels.rebuild import find_record, load_preprocessed, published_copies
 
     if raw is None:
@@ -160,8 +160,9 @@ def _traces(
             return None
     recording = load_preprocessed(results_path, raw, probe, unit)
     drift = results_path / "qc" / probe / "drift" / ("" if unit == "probe" else unit)
-    if (drift / "motion.json").is_file() and MotionDocument.load(drift / "motion.json").corrected:
-        recording = astype(moved_back(recording, load_motion(drift)), "int16", round=True)
+    motions = motions_taken_back(drift, recording.get_channel_groups())
+    if motions:
+        recording = astype(moved_back(recording, motions), "int16", round=True)
     return recording
 
 

@@ -146,7 +146,8 @@ class ProbeExport:
     positive in the direction of the unit's peak. spike_depths: (s,) float32 µm from the probe's
     origin, up. spike_muted: (s,) bool, spikes within stretches that were muted before sorting, where the
     sorter can have seen nothing but what is left at their ends.
-    units: names of all sorting units. motions: by sorting unit, where it was estimated.
+    units: names of all sorting units. motions: where it was estimated, by sorting unit, or shank of one that
+    has several.
 
     notes: what the user should know, one text each (a skipped shank, …). drift: who corrected it and why,
     by sorting unit. joined: that of the sessions that were sorted as one with this one, "" if there are none.
@@ -390,16 +391,17 @@ def _drift(units: list[_Unit], motions: Sequence[Path] = ()) -> str:
 
     Of traces that were to be corrected before sorting also whether they were, and what DRIFT said of it.
     """
-    found = [MotionDocument.load(folder / "motion.json") for folder in motions]
-    said = {document.unit: document for document in found if document.policy == "dredge"}
+    said: dict[str, list[str]] = {}
+    for document in (MotionDocument.load(folder / "motion.json") for folder in _motion_folders(motions)):
+        if document.policy == "dredge":
+            where = "" if document.shank is None else f"shank {document.shank} "
+            was = "corrected" if document.corrected else "not corrected"
+            said.setdefault(document.unit, []).append(f"; {where}{was}: {document.message}")
     names: dict[str, list[str]] = {}
     for unit in units:
         if unit.sorting.drift is None:
             continue
-        reason = unit.sorting.drift.reason
-        if unit.sorting.unit in said:
-            document = said[unit.sorting.unit]
-            reason += f"; {'' if document.corrected else 'not '}corrected: {document.message}"
+        reason = unit.sorting.drift.reason + "".join(said.get(unit.sorting.unit, []))
         names.setdefault(reason, []).append(unit.sorting.unit)
     return "; ".join(f"{', '.join(own)}: {reason}" for reason, own in names.items())
 
@@ -459,12 +461,16 @@ def _muted_intervals(preprocess: Preprocess, part: Part, path: Path | None) -> n
 def _motions(
     preprocess: Preprocess, part: Part, ap: Stream, clock: ClockFit, folders: Sequence[Path]
 ) -> dict[str, UnitMotion]:
-    """The session's share of each sorting unit's motion, on the reference clock."""
+    """The session's share of each sorting unit's motion, on the reference clock.
+
+    By the unit's name; of a unit of several shanks by each shank's.
+    """
     found = {}
-    for folder in folders:
+    for folder in _motion_folders(folders):
         document = MotionDocument.load(folder / "motion.json")
         _belongs("motion.json's probe", document.probe, preprocess.probe)
-        if document.unit not in preprocess.units or document.unit in found:
+        name = document.unit if document.shank is None else f"shank{document.shank}"
+        if document.unit not in preprocess.units or name in found:
             raise ValueError(
                 f"motion.json: expected each of the units {preprocess.units} once, found {document.unit}"
             )
@@ -478,10 +484,17 @@ def _motions(
         rate = (preprocess.parts[-1].start + preprocess.parts[-1].n_samples) / document.duration_s
         samples = np.round(times * rate).astype(np.int64) - part.start
         mine = (samples >= 0) & (samples < part.n_samples)
-        found[document.unit] = UnitMotion(
-            to_reference_seconds(clock, ap.acquired(samples[mine])), depths, um[mine]
-        )
+        found[name] = UnitMotion(to_reference_seconds(clock, ap.acquired(samples[mine])), depths, um[mine])
     return dict(sorted(found.items()))
+
+
+def _motion_folders(folders: Sequence[Path]) -> list[Path]:
+    """Folders with a motion.json: those of DRIFT, or in that of a unit of several shanks each shank's."""
+    return [
+        found
+        for folder in folders
+        for found in ([folder] if (folder / "motion.json").is_file() else sorted(folder.glob("shank*")))
+    ]
 
 
 def _joined(preprocess: Preprocess, part: Part) -> str:

@@ -1,5 +1,7 @@
 """DRIFT: how the tissue moved along a sorting unit's channels, and its recording with that taken back.
 
+Each shank moves by itself: of a unit of several shanks each has its own estimate, and is moved back by it.
+
 Method: DREDge for spikes (Windolf et al., https://doi.org/10.1101/2023.10.24.563768) as SpikeInterface has
 it, with that package's settings "dredge_fast".
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -71,6 +73,7 @@ class MotionDocument(Document):
     (sample of the unit's recording / sampling_rate_hz). spatial_bins_um.npy: the windows' centres, in µm of
     the channels' y; one window is a rigid motion.
 
+    shank: of a unit of several the one that this is of, else None.
     status "skipped": message says why there is no estimate. policy: ``--drift``; policy_text: what it means
     here. corrected: whether the traces that go to the sorter were moved back. read_s: seconds of traces
     that were searched. n_peaks: peaks that were registered. range_um: from the least to the largest
@@ -83,6 +86,7 @@ class MotionDocument(Document):
     unit: str
     status: Literal["estimated", "skipped"]
     message: str
+    shank: int | None = None
     policy: Literal["auto", "sorter", "off", "dredge"]
     policy_text: str
     corrected: bool
@@ -109,6 +113,14 @@ class Peaks(NamedTuple):
     amplitudes_uv: np.ndarray
 
 
+class Estimate(NamedTuple):
+    """Of one shank: the folder of its files, its document, and the peaks registered (None: skipped)."""
+
+    folder: Path
+    document: MotionDocument
+    peaks: Peaks | None
+
+
 class _Plan(NamedTuple):
     """Time bins and the samples [start, stop) that are read of each."""
 
@@ -123,28 +135,60 @@ def estimate_drift(
     corrected: Path | None = None,
     jobs: int = 1,
     seed: int = 42,
-) -> tuple[MotionDocument, Peaks | None]:
+) -> list[Estimate]:
     """Estimate the motion of a unit folder of PREPROCESS; write the files of MotionDocument into out.
+
+    Of a unit of several shanks into out/shank<k>, for each of them.
 
     corrected: with policy "dredge", the folder to write the unit's recording to with its motion taken back,
     as PREPROCESS writes units: the same channels, all of them, in the same order, gain and number of
     samples. Where no motion was estimated, or moving the peaks back does not align them, it holds the
-    traces as they were.
+    traces of the shank as they were.
 
-    Returns the document and the peaks that were registered (None where the unit was skipped). Memory and
-    time have bounds that do not grow with the recording, but for the corrected traces' time. Same input,
-    same bytes, whatever jobs. Raises DataError where the unit's files are not what they should be.
+    Memory and time have bounds that do not grow with the recording, but for the corrected traces' time. Same
+    input, same bytes, whatever jobs. Raises DataError where the unit's files are not what they should be.
     """
     unit_folder, out = Path(unit_folder), Path(out)
     if (policy == "dredge") != (corrected is not None):
         raise ValueError("a folder for corrected traces goes with the policy 'dredge', and only with it")
     unit = PreprocessedUnit.load(unit_folder / "recording.json")
+    shanks = sorted({channel.shank for channel in unit.channels})
+    estimates, motions = [], []
+    for shank in shanks if len(shanks) > 1 else [None]:
+        columns = [k for k, channel in enumerate(unit.channels) if shank in (None, channel.shank)]
+        folder = out if shank is None else out / f"shank{shank}"
+        document, motion, peaks = _estimate(unit_folder, unit, columns, shank, folder, policy, jobs, seed)
+        document.save(folder / "motion.json")
+        where = unit.unit if shank is None else f"{unit.unit}, shank {shank}"
+        log.info("%s %s: %s. %s", unit.probe, where, document.message, document.policy_text)
+        estimates.append(Estimate(folder, document, peaks))
+        if document.corrected:
+            motions.append((columns, motion))
+    if corrected is not None:
+        _write_corrected(unit_folder, unit, motions, Path(corrected), jobs)
+    return estimates
+
+
+def _estimate(
+    unit_folder: Path,
+    unit: PreprocessedUnit,
+    columns: list[int],
+    shank: int | None,
+    out: Path,
+    policy: str,
+    jobs: int,
+    seed: int,
+) -> tuple[MotionDocument, Motion | None, Peaks | None]:
+    """The estimate of a shank, whose channels are those columns of the unit's traces; its arrays into out."""
+    policy_text = sorter_policy(policy, len(unit.channels)).reason
+    unit = unit.model_copy(update={"channels": [unit.channels[k] for k in columns]})
     out.mkdir(parents=True, exist_ok=True)
     known: dict[str, Any] = {
         "probe": unit.probe,
         "unit": unit.unit,
+        "shank": shank,
         "policy": policy,
-        "policy_text": sorter_policy(policy, len(unit.channels)).reason,
+        "policy_text": policy_text,
         "method": "dredge_ap",
         "version": f"spikeinterface {metadata.version('spikeinterface')}",
         "seed": seed,
@@ -168,7 +212,7 @@ def estimate_drift(
     if not reason:
         from powerpixels.recordings import load_preprocessed
 
-        recording = load_preprocessed(unit_folder)
+        recording = _of_columns(load_preprocessed(unit_folder), columns)
         plan = _plan(unit, seed)
         found, locations = _find_peaks(recording, plan, jobs, seed)
         nothing["read_s"] = sum(stop - start for start, stop in plan.slices) / unit.sampling_rate_hz
@@ -216,11 +260,14 @@ def estimate_drift(
             },
             message=message,
         )
-    if corrected is not None:
-        _write_corrected(unit_folder, unit, motion if document.corrected else None, Path(corrected), jobs)
-    document.save(out / "motion.json")
-    log.info("%s %s: %s. %s", unit.probe, unit.unit, document.message, document.policy_text)
-    return document, peaks
+    return document, motion, peaks
+
+
+def _of_columns(recording: BaseRecording, columns: list[int]) -> BaseRecording:
+    """The recording itself where these are all."""
+    if len(columns) == recording.get_num_channels():
+        return recording
+    return recording.select_channels(recording.channel_ids[columns])
 
 
 def load_motion(folder: Path) -> Motion:
@@ -381,19 +428,56 @@ def _alignment(peaks: Peaks, motion: Motion, bin_s: float) -> tuple[float, float
     return correlations[0], correlations[1]
 
 
-def moved_back(recording: BaseRecording, motion: Motion) -> BaseRecording:
-    """A sorting unit's recording with a motion taken back, lazy: float32 counts of the same channels."""
+def motions_taken_back(folder: Path, shanks: Sequence[int]) -> list[tuple[list[int], Motion]]:
+    """What was taken back of a sorting unit before sorting, from its folder of DRIFT, for ``moved_back``.
+
+    shanks: of each column of the unit's traces. Empty where the traces stayed as they were.
+    """
+    folder = Path(folder)
+    places = [folder] if (folder / "motion.json").is_file() else sorted(folder.glob("shank*"))
+    motions = []
+    for place in places:
+        document = MotionDocument.load(place / "motion.json")
+        if document.corrected:
+            columns = [k for k, shank in enumerate(shanks) if document.shank in (None, shank)]
+            motions.append((columns, load_motion(place)))
+    return motions
+
+
+def moved_back(recording: BaseRecording, motions: Sequence[tuple[list[int], Motion]]) -> BaseRecording:
+    """A sorting unit's recording with motions taken back, lazy: float32 counts of the same channels.
+
+    motions: each with the columns of the recording that it moves, those of a shank; all others stay put.
+    """
+    from spikeinterface.preprocessing import astype
     from spikeinterface.sortingcomponents.motion import interpolate_motion
 
-    return interpolate_motion(
-        recording, motion, border_mode="force_extrapolate", dtype="float32", **INTERPOLATION
-    )
+    from powerpixels.raw_ap import SideBySide
+
+    parts = [
+        interpolate_motion(
+            _of_columns(recording, columns),
+            motion,
+            border_mode="force_extrapolate",
+            dtype="float32",
+            **INTERPOLATION,
+        )
+        for columns, motion in motions
+    ]
+    still = sorted(set(range(recording.get_num_channels())).difference(*(columns for columns, _ in motions)))
+    if still:
+        parts.append(astype(_of_columns(recording, still), "float32"))
+    return SideBySide(parts, like=recording)
 
 
 def _write_corrected(
-    unit_folder: Path, unit: PreprocessedUnit, motion: Motion | None, out: Path, jobs: int
+    unit_folder: Path,
+    unit: PreprocessedUnit,
+    motions: list[tuple[list[int], Motion]],
+    out: Path,
+    jobs: int,
 ) -> None:
-    """Write a unit folder with the motion taken back; without a motion, with the traces as they are.
+    """Write a unit folder with the motions of columns of its traces taken back; all others as they are.
 
     Every channel stays, so that channels keep their identity from here on. At a border a channel can be
     left with nothing recorded at its place; there kriging goes on from the nearest channels and fades to
@@ -404,7 +488,7 @@ def _write_corrected(
     out.mkdir(parents=True)
     unit.save(out / "recording.json")
     source, target = unit_folder / "traces.bin", out / "traces.bin"
-    if motion is None:
+    if not motions:
         try:
             os.link(source.resolve(), target)
         except OSError:
@@ -414,13 +498,13 @@ def _write_corrected(
 
     from powerpixels.recordings import load_preprocessed
 
-    moved = moved_back(load_preprocessed(unit_folder), motion)
+    moved = moved_back(load_preprocessed(unit_folder), motions)
     chunk = int(unit.sampling_rate_hz)
     limits = np.iinfo(np.int16)
 
     def corrected(start: int) -> np.ndarray:
-        traces = moved.get_traces(start_frame=start, end_frame=min(start + chunk, unit.n_samples))
-        return np.clip(np.rint(traces), limits.min, limits.max).astype("<i2")
+        asked = {"start_frame": start, "end_frame": min(start + chunk, unit.n_samples)}
+        return np.clip(np.rint(moved.get_traces(**asked)), limits.min, limits.max).astype("<i2")
 
     starts = range(0, unit.n_samples, chunk)
     # One thread for each product: the sums, and so the bytes, do not depend on jobs.

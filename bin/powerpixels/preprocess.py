@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from powerpixels import __version__
 from powerpixels.artifacts import (
     FADE_S,
     LIMIT_MARGIN,
@@ -445,7 +446,7 @@ def versions(engine: Engine) -> dict[str, str]:
 
     own = {"spikeinterface": [], "fast": ["numba"], "gpu": ["numba", "torch"]}
     packages = ["spikeinterface", "numpy", "scipy", *own[engine]]
-    return {package: version(package) for package in packages}
+    return {"powerpixels": __version__} | {package: version(package) for package in packages}
 
 
 def output_gain_uv(gains_uv: list[float]) -> float:
