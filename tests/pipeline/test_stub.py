@@ -280,7 +280,9 @@ def test_finished_sessions_are_skipped(oldest, tmp_path):
     nothing = oldest.run(*arguments, "-resume")
     assert nothing.status == 0 and "4 of 4 sessions are finished" in nothing.output
     after = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
-    assert {path for path in after if before.get(path) != after[path] and "pipeline_info" not in path.parts} == set()
+    assert {
+        path for path in after if before.get(path) != after[path] and "pipeline_info" not in path.parts
+    } == set()
 
     # A raw file of one of two that are sorted as one, and what a manifest names in another size.
     for path in (tmp_path / "three").rglob("*ap.bin"):
