@@ -4,7 +4,7 @@ include { folderOf ; memoryOf ; tagOf ; timeOf } from '../resources'
 process EXPORT {
     tag { tagOf(meta) }
     // File by file: of a folder that it published before Nextflow takes away what a person's revision left in it.
-    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,alf/tables/*,summary.json,agreement.json}', saveAs: { name -> published(name, meta.probe) }
+    publishDir "${params.outdir}/${folderOf(meta)}", mode: params.publish_dir_mode, pattern: 'export/{alf/*,alf/tables/*,alf/drift/*/*,summary.json,agreement.json}', saveAs: { name -> published(name, meta.probe) }
 
     cpus 1
     memory { memoryOf(task, 8.GB) }
@@ -21,6 +21,7 @@ process EXPORT {
     path 'export/agreement.json', emit: agreement
     path 'export/alf/*', type: 'file', emit: alf
     path 'export/alf/tables/*', emit: tables
+    path 'export/alf/drift/*/*', optional: true, emit: drift
     tuple val(task.process), path('versions.json'), emit: versions
 
     script:
@@ -35,8 +36,8 @@ process EXPORT {
 
     stub:
     """
-    mkdir -p export/alf/tables
-    touch export/alf/spikes.times.npy export/alf/tables/clusters.metrics.pqt
+    mkdir -p export/alf/tables export/alf/drift/shank0
+    touch export/alf/spikes.times.npy export/alf/tables/clusters.metrics.pqt export/alf/drift/shank0/drift.times.npy
     printf '{"subject": "%s", "session": "%s", "probe": "%s"}\\n' '${meta.subject}' '${meta.session}' '${meta.probe}' > export/summary.json
     echo '{}' > export/agreement.json
     echo '{}' > versions.json

@@ -52,6 +52,8 @@ def test_scatter_gather_publish_resume(launcher, tmp_path):
             f"m1/{session}/qc/{probe}/summary.json",
             f"m1/{session}/alf/stub.times.npy",
             f"m1/{session}/alf/{probe}/spikes.times.npy",
+            f"m1/{session}/alf/{probe}/tables/clusters.metrics.pqt",
+            f"m1/{session}/alf/{probe}/drift/shank0/drift.times.npy",
             f"m1/{session}/qc/{probe}/sync_residuals.png",
             f"m1/{session}/raw_ephys_data/{probe}/stub.sync.npy",
             f"m1/{session}/raw_ephys_data/{probe}/_spikeglx_sync.times.npy",
