@@ -67,7 +67,7 @@ workflow {
             log.info("All done. The results are in ${opts.outdir}, one line a probe in ${opts.outdir}/summary.csv")
         }
         if (workflow.success && !opts.stop_after) {
-            keepFinished(begun, opts)
+            keepFinished(begun, failures, opts)
         }
         recordEnd(record, workflow.success && !failures)
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Memory and time of Nextflow's head by the number of sessions, and of a start that finds nothing to do.
 
-    .venv/bin/python benchmarks/scale.py [--sessions 1000] [--probes 4] [--engine 25.04.0] [--heap 1500m]
+    .venv/bin/python benchmarks/scale.py [--sessions 1000] [--probes 4] [--engine 25.04.0] [--heap 1600m]
 
 The tasks are the pipeline's stubs with four shanks a probe, sent to the slurm profile's executor. The
 scheduler is played: it runs a task's script as soon as that is submitted, without Nextflow's wrapper around

@@ -2,7 +2,6 @@
 // them. Nextflow's own memory of them (the work folder) is not needed for that. What a session was made of is a digest in
 // pipeline_info/finished/<subject>/<session>, written when the run ends and its results are whole.
 
-include { failedTasks                       } from './failures'
 include { filesBelow ; fingerprint          } from './inputs'
 include { givenIn ; imagesOf ; parametersOf } from './manifest'
 include { folderOf                          } from '../modules/resources'
@@ -54,8 +53,9 @@ def forgetFinished(rows, opts) {
 }
 
 // Called when a run has ended: keeps the digests of the sessions that are whole, in which nothing failed.
-def keepFinished(digested, opts) {
-    def failed = failedTasks().collect { failure -> [failure.subject, failure.session] }.toSet()
+// failures: failedTasks().
+def keepFinished(digested, failures, opts) {
+    def failed = failures.collect { failure -> [failure.subject, failure.session] }.toSet()
     digested
         .findAll { row, _digest -> !([row[0].subject, row[0].session] in failed) && !(groupOf(row) in failed) && isWhole(row, opts) }
         .each { row, digest ->

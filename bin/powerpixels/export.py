@@ -37,7 +37,7 @@ from powerpixels.documents import (
     SortingDocument,
     Stream,
 )
-from powerpixels.motion import MotionDocument
+from powerpixels.motion import MotionDocument, motion_folders
 from powerpixels.stage import DataError
 
 log = logging.getLogger("powerpixels")
@@ -392,7 +392,8 @@ def _drift(units: list[_Unit], motions: Sequence[Path] = ()) -> str:
     Of traces that were to be corrected before sorting also whether they were, and what DRIFT said of it.
     """
     said: dict[str, list[str]] = {}
-    for document in (MotionDocument.load(folder / "motion.json") for folder in _motion_folders(motions)):
+    for folder in (found for own in motions for found in motion_folders(Path(own))):
+        document = MotionDocument.load(folder / "motion.json")
         if document.policy == "dredge":
             where = "" if document.shank is None else f"shank {document.shank} "
             was = "corrected" if document.corrected else "not corrected"
@@ -466,7 +467,7 @@ def _motions(
     By the unit's name; of a unit of several shanks by each shank's.
     """
     found = {}
-    for folder in _motion_folders(folders):
+    for folder in (found for own in folders for found in motion_folders(Path(own))):
         document = MotionDocument.load(folder / "motion.json")
         _belongs("motion.json's probe", document.probe, preprocess.probe)
         name = document.unit if document.shank is None else f"shank{document.shank}"
@@ -486,15 +487,6 @@ def _motions(
         mine = (samples >= 0) & (samples < part.n_samples)
         found[name] = UnitMotion(to_reference_seconds(clock, ap.acquired(samples[mine])), depths, um[mine])
     return dict(sorted(found.items()))
-
-
-def _motion_folders(folders: Sequence[Path]) -> list[Path]:
-    """Folders with a motion.json: those of DRIFT, or in that of a unit of several shanks each shank's."""
-    return [
-        found
-        for folder in folders
-        for found in ([folder] if (folder / "motion.json").is_file() else sorted(folder.glob("shank*")))
-    ]
 
 
 def _joined(preprocess: Preprocess, part: Part) -> str:

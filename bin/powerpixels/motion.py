@@ -428,15 +428,18 @@ def _alignment(peaks: Peaks, motion: Motion, bin_s: float) -> tuple[float, float
     return correlations[0], correlations[1]
 
 
+def motion_folders(folder: Path) -> list[Path]:
+    """Those with a motion.json: a unit's folder of DRIFT, or in that of several shanks each shank's."""
+    return [folder] if (folder / "motion.json").is_file() else sorted(folder.glob("shank*"))
+
+
 def motions_taken_back(folder: Path, shanks: Sequence[int]) -> list[tuple[list[int], Motion]]:
     """What was taken back of a sorting unit before sorting, from its folder of DRIFT, for ``moved_back``.
 
     shanks: of each column of the unit's traces. Empty where the traces stayed as they were.
     """
-    folder = Path(folder)
-    places = [folder] if (folder / "motion.json").is_file() else sorted(folder.glob("shank*"))
     motions = []
-    for place in places:
+    for place in motion_folders(Path(folder)):
         document = MotionDocument.load(place / "motion.json")
         if document.corrected:
             columns = [k for k, shank in enumerate(shanks) if document.shank in (None, shank)]
