@@ -55,7 +55,7 @@ demo: setup ## Simulate a session, run the pipeline on it, compare with the know
 	.venv/bin/python tools/demo.py
 
 test: setup engines ## All tests
-	.venv/bin/python -m pytest -n auto --dist loadfile
+	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-quick: setup ## Those tests that run no pipeline, no sorter and no other program
 	.venv/bin/python -m pytest -n auto --dist loadfile -m 'not slow'

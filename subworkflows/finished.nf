@@ -2,7 +2,7 @@
 // them. Nextflow's own memory of them (the work folder) is not needed for that. What a session was made of is a digest in
 // pipeline_info/finished/<subject>/<session>, written when the run ends and its results are whole.
 
-include { filesBelow ; fingerprint          } from './inputs'
+include { channelLocationsAt ; filesBelow ; fingerprint } from './inputs'
 include { givenIn ; imagesOf ; parametersOf } from './manifest'
 include { folderOf                          } from '../modules/resources'
 
@@ -22,8 +22,7 @@ def alignmentsIn(session) {
     def below = ['alf', 'histology'].collect { name -> session.resolve(name) }.findAll { folder -> folder.isDirectory() }
     def places = [session] + below.collectMany { folder -> folder.listFiles().findAll { entry -> entry.isDirectory() } }
     return places
-        .findAll { place -> place.isDirectory() }
-        .collectMany { place -> place.listFiles().findAll { entry -> entry.name ==~ 'channel_locations.*[.]json' } }
+        .collectMany { place -> channelLocationsAt(place) }
         .collect { path -> "${path} ${path.size()} ${path.lastModified()}".toString() }
         .sort()
 }

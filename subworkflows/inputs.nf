@@ -281,6 +281,12 @@ def filesBelow(folder) {
     return found.findAll { entry -> entry.isFile() }.sort { entry -> entry.toString() }
 }
 
+// Of a probe's alignment in a folder, or at a path: one file, or one of each shank.
+def channelLocationsAt(place) {
+    def entries = place.isDirectory() ? place.listFiles() as List : place.exists() ? [place] : []
+    return entries.findAll { entry -> entry.name ==~ 'channel_locations(_shank\\d+)?[.]json' }.toSorted { entry -> entry.name }
+}
+
 // YYYY-MM-DD of the earliest stream below the folder, null where there is none.
 def recordingDate(raw) {
     def dates = filesBelow(raw).collect { entry -> headerDate(entry) }.findAll { date -> date }

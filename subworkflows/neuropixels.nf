@@ -1,4 +1,4 @@
-include { codeDigest ; filesBelow ; fits } from './inputs'
+include { channelLocationsAt ; codeDigest ; filesBelow ; fits } from './inputs'
 include { explainedFailures   } from './failures'
 include { folderNamed ; givenIn ; madeBy ; manifestOf ; pageOf ; parametersOf ; recordOf } from './manifest'
 include { folderOf            } from '../modules/resources'
@@ -465,11 +465,7 @@ def channelLocations(meta, histology, only, outdir) {
     def session = file("${outdir}/${folderOf(meta)}")
     def given = histology ? [histology.resolve(meta.probe)] + (only ? [histology] : []) : []
     def beside = [session.resolve("alf/${meta.probe}"), session.resolve("histology/${meta.probe}")] + (only ? [session] : [])
-    def found = (given + beside).findResult { place ->
-        def files = place.isDirectory() ? place.listFiles() as List : place.exists() ? [place] : []
-        files.findAll { entry -> entry.name ==~ 'channel_locations(_shank\\d+)?[.]json' } ?: null
-    }
-    return (found ?: []).toSorted { entry -> entry.name }
+    return (given + beside).findResult { place -> channelLocationsAt(place) ?: null } ?: []
 }
 
 // A JSON document on one line: its text, not its file, enters the tasks, so that a probe whose document

@@ -104,6 +104,11 @@ class MotionDocument(Document):
     range_um: float | None
     alignment: tuple[float, float] | None
 
+    @property
+    def place(self) -> str:
+        """Probe, unit and, of a unit of several shanks, the shank, as logs and figures say it."""
+        return f"{self.probe} {self.unit}" + ("" if self.shank is None else f", shank {self.shank}")
+
 
 class Peaks(NamedTuple):
     """Located peaks in the order of time: seconds, height y (µm), amplitude (µV, negative)."""
@@ -159,8 +164,7 @@ def estimate_drift(
         folder = out if shank is None else out / f"shank{shank}"
         document, motion, peaks = _estimate(unit_folder, unit, columns, shank, folder, policy, jobs, seed)
         document.save(folder / "motion.json")
-        where = unit.unit if shank is None else f"{unit.unit}, shank {shank}"
-        log.info("%s %s: %s. %s", unit.probe, where, document.message, document.policy_text)
+        log.info("%s: %s. %s", document.place, document.message, document.policy_text)
         estimates.append(Estimate(folder, document, peaks))
         if document.corrected:
             motions.append((columns, motion))

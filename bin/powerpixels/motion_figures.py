@@ -30,8 +30,7 @@ def draw(folder: Path, peaks: Peaks | None) -> Path:
     figure, (axis, below) = plt.subplots(
         2, 1, figsize=(12, 9), height_ratios=(3, 1), sharex=True, layout="constrained"
     )
-    where = document.unit if document.shank is None else f"{document.unit}, shank {document.shank}"
-    figure.suptitle(f"{document.probe} {where}: {document.message}\n{document.policy_text}", fontsize=10)
+    figure.suptitle(f"{document.place}: {document.message}\n{document.policy_text}", fontsize=10)
     axis.set_ylabel("height above the tip (µm)")
     below.set(xlabel="time on the probe's own clock (s)", ylabel="displacement (µm)")
     below.set_xlim(0, document.duration_s)

@@ -165,7 +165,7 @@ def test_what_is_short_grows_and_a_restarted_controller_loses_nothing(tmp_path):
     limits = (
         "process { withName: SORT { resourceLimits = { [cpus: 1, memory: task.attempt <= 2 ? 1.GB : 4.GB, "
     )
-    limits += "time: task.attempt == 1 ? 1.min : 9.min] } } }\n"
+    limits += "time: task.attempt == 1 && meta.unit == 'shank1' ? 2.min : 9.min] } } }\n"
     session = Session(tmp_path, more=limits, project=project, held_s=0)
     process = session.start()
     wait_for(lambda: jobs("SORT", "R"), "a running SORT")
@@ -183,10 +183,10 @@ def test_what_is_short_grows_and_a_restarted_controller_loses_nothing(tmp_path):
     none = tasks["shank0"][1][0]
     assert none in ("-", "2147483647")
     assert tasks == {
-        "shank0": {1: (none, "1 GB", "1m"), 2: (none, "1 GB", "1m"), 3: ("0", "2 GB", "1m")},
-        "shank1": {1: ("140", "1 GB", "1m"), 2: ("0", "1 GB", "2m")},
-        "shank2": {1: ("0", "1 GB", "1m")},
-        "shank3": {1: ("0", "1 GB", "1m")},
+        "shank0": {1: (none, "1 GB", "9m"), 2: (none, "1 GB", "9m"), 3: ("0", "2 GB", "9m")},
+        "shank1": {1: ("140", "1 GB", "2m"), 2: ("0", "1 GB", "4m")},
+        "shank2": {1: ("0", "1 GB", "9m")},
+        "shank3": {1: ("0", "1 GB", "9m")},
     }
 
 
